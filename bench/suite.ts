@@ -1,0 +1,20 @@
+/** What a benchmark suite is and what it gives. */
+
+export interface Measurement {
+  readonly name: string;
+  readonly unit: "ms" | "us" | "MiB" | "bytes" | "Mbit/s" | "1/s";
+  /** One value per run. */
+  readonly values: readonly number[];
+}
+
+export interface SuiteInit {
+  readonly runs: number;
+  /** Says what happens now; for a person who waits. */
+  readonly progress: (text: string) => void;
+}
+
+export interface Suite {
+  readonly name: string;
+  readonly summary: string;
+  run(init: SuiteInit): Promise<Measurement[]>;
+}

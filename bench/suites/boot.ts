@@ -1,0 +1,166 @@
+/** Starting a container: times by step, the floor, and what an idle sandbox costs in memory. */
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { built, repositoryRoot } from "../../test/harness/paths.ts";
+import { describeResult, runOk } from "../../test/harness/run.ts";
+import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
+import { buildFloorInitrd, floorCommand, measureFloor } from "../floor.ts";
+import type { Measurement, Suite } from "../suite.ts";
+
+/** Seconds an idle sandbox gets to settle before its memory is read. */
+const IDLE_MS = 2_000;
+
+/** Milliseconds by step that the shim logs when a guest is ready. */
+interface BootRecord {
+  readonly launched: number;
+  readonly hello: number;
+  readonly ready: number;
+}
+
+export const bootSuite: Suite = {
+  name: "boot",
+  summary: "start of a container by step, the floor, exec, memory of an idle sandbox",
+  async run({ runs, progress }) {
+    await using host = await TestHost.start();
+    const collected = new Collected();
+    progress("warm-up");
+    await firstOutput(host, CAISSON_RUNTIME);
+    await firstOutput(host, RUNC_RUNTIME);
+    for (let i = 1; i <= runs; i++) {
+      progress(`run ${i} of ${runs}`);
+      collected.add("shim start (the program `start`)", await shimStart(host));
+      collected.add("ctr run to first output", await firstOutput(host, CAISSON_RUNTIME));
+      const boot = lastBoot(host);
+      collected.add("QEMU start to agent hello", boot.hello - boot.launched);
+      collected.add("request to guest ready, in the shim", boot.ready);
+      collected.add("ctr run to first output, runc", await firstOutput(host, RUNC_RUNTIME));
+    }
+    progress("idle sandbox");
+    const { qemu, memory } = await idleSandbox(host, runs, collected);
+    const initrd = await buildFloorInitrd(host.world.dir);
+    for (let i = 1; i <= runs; i++) {
+      progress(`floor ${i} of ${runs}`);
+      collected.add(
+        "floor (QEMU start to power-off by init)",
+        await measureFloor(floorCommand(qemu, initrd)),
+      );
+    }
+    return [...collected.measurements(), ...memory, ...sizes()];
+  },
+};
+
+/** Values by name, in the order in which the names came up. */
+class Collected {
+  readonly #values = new Map<string, number[]>();
+
+  add(name: string, value: number): void {
+    this.#values.set(name, [...(this.#values.get(name) ?? []), value]);
+  }
+
+  measurements(): Measurement[] {
+    return [...this.#values].map(([name, values]) => ({ name, unit: "ms", values }));
+  }
+}
+
+/** Milliseconds from ctr's start to the first byte of the container's output. */
+function firstOutput(host: TestHost, runtime: string): Promise<number> {
+  const started = performance.now();
+  let first = 0;
+  const onStdout = () => {
+    first ||= performance.now() - started;
+  };
+  return host.run(["echo", "here"], { runtime, onStdout }).then((result) => {
+    if (result.code !== 0 || first === 0) throw new Error(describeResult(result));
+    return first;
+  });
+}
+
+/** The shim's own record of the last guest that became ready. */
+function lastBoot(host: TestHost): BootRecord {
+  const lines = host.containerd.log().split("\n");
+  const line = lines.findLast((text) => text.includes('"the guest is ready"'));
+  if (line === undefined) throw new Error("the shim logged no boot");
+  return JSON.parse(line) as BootRecord;
+}
+
+/** Milliseconds of the program `start`, from its start to its end, outside containerd. */
+async function shimStart(host: TestHost): Promise<number> {
+  const id = host.newId();
+  const bundle = join(host.world.dir, id);
+  mkdirSync(join(bundle, "rootfs"), { recursive: true });
+  writeFileSync(join(bundle, "config.json"), '{ "ociVersion": "1.0.2", "root": { "path": "rootfs" } }');
+  const flags = ["-namespace", host.world.name, "-address", host.containerd.address, "-id", id];
+  const command = host.world.enter([built.shim, ...flags, "start"]);
+  const result = await runOk(command, { cwd: bundle });
+  const server = host.world
+    .processes()
+    .find(({ commandLine }) => commandLine.includes(bundle) || /^caisson-shim/.test(commandLine));
+  if (server !== undefined) await endProcess(server.pid);
+  await runOk(host.world.enter([built.shim, ...flags, "-bundle", bundle, "delete"]), { cwd: bundle });
+  return result.durationMs;
+}
+
+/** SIGTERM, and the wait for the end. */
+async function endProcess(pid: number): Promise<void> {
+  process.kill(pid, "SIGTERM");
+  await runOk(["tail", `--pid=${pid}`, "--follow", "/dev/null"], { timeoutMs: 10_000 });
+}
+
+/** Exec round trips in a running container, and the memory of its sandbox. */
+async function idleSandbox(host: TestHost, runs: number, collected: Collected) {
+  const id = await host.runDetached(["sleep", "10000"]);
+  const control = await host.runDetached(["sleep", "10000"], { runtime: RUNC_RUNTIME });
+  for (let i = 0; i < runs; i++) {
+    collected.add("exec round trip (ctr task exec true)", await execTime(host, id));
+    collected.add("exec round trip, runc", await execTime(host, control));
+  }
+  await host.remove(control);
+  await new Promise((resolve) => setTimeout(resolve, IDLE_MS));
+  const processes = host.world.processes();
+  const find = (part: string) =>
+    processes.filter(({ commandLine }) => commandLine.includes(part)).map(({ pid }) => pid);
+  const qemuPids = find("qemu-system");
+  const qemu = readFileSync(`/proc/${qemuPids[0]}/cmdline`, "utf8").split("\0").slice(0, -1);
+  const meminfo = (await host.exec(id, ["cat", "/proc/meminfo"])).stdout;
+  const kib = (name: string) => Number(meminfo.match(new RegExp(`^${name}: +(\\d+) kB`, "m"))?.[1]);
+  const memory: Measurement[] = [
+    {
+      name: "guest memory used (total less available)",
+      unit: "MiB",
+      values: [(kib("MemTotal") - kib("MemAvailable")) / 1024],
+    },
+    { name: "PSS of the shim", unit: "MiB", values: [pssMiB(find("caisson-shim"))] },
+    { name: "PSS of QEMU", unit: "MiB", values: [pssMiB(qemuPids)] },
+    { name: "PSS of virtiofsd", unit: "MiB", values: [pssMiB(find("virtiofsd"))] },
+    { name: "PSS of the vsock backend", unit: "MiB", values: [pssMiB(find("vhost-device-vsock"))] },
+  ];
+  await host.remove(id);
+  return { qemu, memory };
+}
+
+async function execTime(host: TestHost, id: string): Promise<number> {
+  const result = await host.exec(id, ["true"]);
+  if (result.code !== 0) throw new Error(describeResult(result));
+  return result.durationMs;
+}
+
+/** Proportional set size (Documentation/filesystems/proc.rst, smaps_rollup) of all `pids`. */
+function pssMiB(pids: readonly number[]): number {
+  const kib = pids.map((pid) =>
+    Number(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8").match(/^Pss: +(\d+) kB/m)?.[1]),
+  );
+  return kib.reduce((sum, value) => sum + value, 0) / 1024;
+}
+
+function sizes(): Measurement[] {
+  const bytes = (name: string, path: string): Measurement => ({
+    name,
+    unit: "bytes",
+    values: [statSync(path).size],
+  });
+  return [
+    bytes("initrd", built.initrd),
+    bytes("agent", join(repositoryRoot, "dist/guest/agent")),
+    bytes("shim server bundle", join(repositoryRoot, "dist/lib/shim-server.js")),
+  ];
+}

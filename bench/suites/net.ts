@@ -1,0 +1,222 @@
+/** A pod's network: throughput, latency, connections and packets per model, beside the floor and a runc pod on the bridge. */
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { silentLog } from "../../src/base/log.ts";
+import { attachPodNetwork, type WiringModel } from "../../src/resources/net/index.ts";
+import { addressOf, bridgeNetwork, CniPod } from "../../test/e2e/net/cni.ts";
+import { importBusybox } from "../../test/harness/images.ts";
+import { repositoryRoot } from "../../test/harness/paths.ts";
+import { run, runOk } from "../../test/harness/run.ts";
+import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
+import { startNetFloor } from "../net-floor.ts";
+import type { Measurement, Suite } from "../suite.ts";
+
+const IPERF = "/usr/bin/iperf3";
+/** Seconds of one iperf3 run; the shared machines that this runs on are not steadier over a longer one. */
+const SECONDS = 1;
+/** A run in which nothing arrived says nothing: it is repeated, each time twice as long. */
+const ATTEMPTS = 4;
+/** How often each subject is measured. */
+const ROUNDS = 3;
+/** What runs in the pod: iperf3, an echo, a web server. */
+const SERVERS = "iperf3 -s -D; nc -ll -p 7 -e cat & httpd -h /etc";
+const ROUND_TRIPS = "500";
+const CONNECTIONS = "100";
+const BRIDGE = "br95";
+const MODELS = ["tcfilter", "ebpf", "macvtap"] as const satisfies readonly WiringModel[];
+
+export const netSuite: Suite = {
+  name: "net",
+  summary:
+    "throughput, latency, connections and packets of a pod's network per model, beside the floor and runc",
+  async run({ runs, progress }) {
+    if (!existsSync(IPERF)) throw new Error("iperf3 is not installed: apt-get install iperf3");
+    await using host = await TestHost.start();
+    await importBusybox(host.containerd, { entries: programWithLibraries(IPERF) });
+    const results: Measurement[] = [];
+    for (const subject of ["runc", ...MODELS] as const) {
+      progress(subject);
+      const pod = await CniPod.create(host.world, `bench-${subject}`);
+      const address = addressOf(await pod.add("eth0", bridgeNetwork(host.world, 95)));
+      if (subject !== "runc") {
+        host.configure({ "runtime.internetworking_model": subject });
+        results.push(await wiringTime(host, pod, subject, runs));
+      }
+      const id = await host.runDetached(["sh", "-c", `${SERVERS}; touch /tmp/ready; exec sleep 10000`], {
+        runtime: subject === "runc" ? RUNC_RUNTIME : CAISSON_RUNTIME,
+        flags: ["--with-ns", `network:${pod.path}`],
+      });
+      const sandbox = subject === "tcfilter" ? qemuCommand(host) : undefined;
+      await host.exec(id, ["sh", "-c", "until [ -e /tmp/ready ]; do sleep 0.1; done; sleep 0.5"]);
+      results.push(...(await measure(host, subject, address)));
+      await host.remove(id);
+      await pod.remove();
+      if (sandbox === undefined) continue;
+      progress("floor");
+      results.push(...(await measureFloor(host, sandbox)));
+    }
+    await runOk(host.world.enter(["ip", "link", "del", BRIDGE]));
+    return results;
+  },
+};
+
+/** The command line of the one sandbox's QEMU. */
+function qemuCommand(host: TestHost): string[] {
+  const qemu = host.world.processes().find(({ commandLine }) => commandLine.includes("qemu-system"));
+  if (qemu === undefined) throw new Error("the sandbox has no QEMU");
+  return readFileSync(`/proc/${qemu.pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+}
+
+async function measureFloor(host: TestHost, sandbox: readonly string[]): Promise<Measurement[]> {
+  const pod = await CniPod.create(host.world, "bench-floor");
+  const result = await pod.add("eth0", bridgeNetwork(host.world, 95));
+  const programs = programWithLibraries(IPERF);
+  const floor = await startNetFloor({ world: host.world, pod, result, sandbox, programs, script: SERVERS });
+  try {
+    await sleep(500);
+    return await measure(host, "floor", addressOf(result));
+  } finally {
+    await floor.stop();
+    await pod.remove();
+  }
+}
+
+/** All figures of one subject, by name, in rounds. */
+async function measure(host: TestHost, subject: string, address: string): Promise<Measurement[]> {
+  const rounds: Measurement[][] = [];
+  for (let i = 0; i < ROUNDS; i++) rounds.push(await measureOnce(host, subject, address));
+  return (rounds[0] ?? []).map((first, at) => ({
+    ...first,
+    values: rounds.flatMap((round) => round[at]?.values ?? []),
+  }));
+}
+
+async function measureOnce(host: TestHost, subject: string, address: string): Promise<Measurement[]> {
+  const one = (name: string, unit: Measurement["unit"], value: number): Measurement => ({
+    name: `${name}, ${subject}`,
+    unit,
+    values: [value],
+  });
+  const rtt = (await probe(host, ["rtt", address, "7", ROUND_TRIPS])).sort((a, b) => a - b);
+  const at = (share: number) => rtt[Math.floor(rtt.length * share)] ?? 0;
+  const rate = async (name: string, flags: string[]) =>
+    one(name, "Mbit/s", (await iperf(host, address, flags)).bitsPerSecond / 1e6);
+  const small = await iperf(host, address, ["--udp", "--bitrate", "0", "--length", "64"]);
+  return [
+    await rate("TCP to the pod, 1 stream", []),
+    await rate("TCP to the pod, 4 streams", ["--parallel", "4"]),
+    await rate("TCP from the pod, 1 stream", ["--reverse"]),
+    await rate("UDP to the pod, 1 stream, received", ["--udp", "--bitrate", "0", "--length", "1400"]),
+    await rate("UDP to the pod, 4 streams, received", [
+      ...["--udp", "--bitrate", "0", "--length", "1400", "--parallel", "4"],
+    ]),
+    one("UDP packets of 64 bytes received", "1/s", small.packetsPerSecond),
+    one("TCP round trip of 64 bytes, p50", "us", at(0.5)),
+    one("TCP round trip of 64 bytes, p99", "us", at(0.99)),
+    one(
+      "TCP connections with one HTTP request each",
+      "1/s",
+      (await probe(host, ["connect", address, "80", CONNECTIONS]))[0] ?? 0,
+    ),
+  ];
+}
+
+async function probe(host: TestHost, args: string[]): Promise<number[]> {
+  const program = join(repositoryRoot, "bench/suites/net-probe.mjs");
+  const argv = host.world.enter([process.execPath, program, ...args]);
+  return JSON.parse((await runOk(argv, { timeoutMs: 60_000 })).stdout) as number[];
+}
+
+interface IperfReport {
+  readonly error?: string;
+  readonly end: {
+    readonly sum_received?: { readonly bits_per_second: number };
+    readonly sum?: {
+      readonly bits_per_second: number;
+      readonly packets: number;
+      readonly lost_packets: number;
+      readonly seconds: number;
+    };
+  };
+}
+
+/**
+ * The server opens its port anew after each test, and refuses connections until then; and on a machine that is too busy
+ * it gives a test up. Both are tried again, the latter with a word about it.
+ */
+async function iperfReport(host: TestHost, argv: string[]): Promise<IperfReport> {
+  for (let attempt = 1; ; attempt++) {
+    const report = JSON.parse(
+      (await run(host.world.enter(argv), { timeoutMs: 60_000 })).stdout,
+    ) as IperfReport;
+    if (report.error === undefined) return report;
+    const text = `${argv.join(" ")}: ${report.error}`;
+    if (attempt === 20) throw new Error(text);
+    if (!report.error.includes("refused")) process.stderr.write(`bench: net: again: ${text}\n`);
+    await sleep(100);
+  }
+}
+
+/** What arrived, by the receiver's count. @throws when nothing did. */
+async function iperf(host: TestHost, address: string, flags: string[]) {
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const seconds = String(SECONDS * 2 ** attempt);
+    const argv = [IPERF, "--client", address, "--json", "--time", seconds, ...flags];
+    const rates = arrived((await iperfReport(host, argv)).end);
+    if (rates.bitsPerSecond > 0) return rates;
+  }
+  throw new Error(`iperf3 ${flags.join(" ")}: nothing arrived at ${address} in ${ATTEMPTS} runs`);
+}
+
+function arrived(end: IperfReport["end"]) {
+  const { sum } = end;
+  if (sum?.packets === undefined) {
+    return { bitsPerSecond: end.sum_received?.bits_per_second ?? 0, packetsPerSecond: 0 };
+  }
+  const share = (sum.packets - sum.lost_packets) / sum.packets;
+  return {
+    bitsPerSecond: sum.bits_per_second * share,
+    packetsPerSecond: (sum.packets * share) / sum.seconds,
+  };
+}
+
+/** attachPodNetwork() in a warm process: reading, wiring, what the guest is told. */
+async function wiringTime(
+  host: TestHost,
+  pod: CniPod,
+  model: WiringModel,
+  runs: number,
+): Promise<Measurement> {
+  const values: number[] = [];
+  for (let i = 0; i <= runs; i++) {
+    const started = performance.now();
+    const network = await attachPodNetwork(
+      {
+        netnsPath: host.world.outside(pod.path),
+        model,
+        queues: 1,
+        vhost: "auto",
+        log: silentLog,
+        journal: () => undefined,
+      },
+      AbortSignal.timeout(10_000),
+    );
+    // The first one warms up.
+    if (i > 0) values.push(performance.now() - started);
+    await network.detach();
+  }
+  return { name: `wiring, read and told, ${model}`, unit: "us", values: values.map((ms) => ms * 1000) };
+}
+
+/** A dynamic program of this machine and its libraries, as entries of an image. */
+function programWithLibraries(program: string) {
+  const listed = execFileSync("ldd", [program], { encoding: "utf8" });
+  const libraries = [...listed.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? "");
+  return [program, ...libraries].map((path) => ({
+    path: path.slice(1),
+    mode: 0o755,
+    content: readFileSync(path),
+  }));
+}

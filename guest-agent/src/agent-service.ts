@@ -1,0 +1,157 @@
+/** The service `caisson.agent.v1.Agent`: maps each call to the part of the agent that does it. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { SandboxError } from "../../src/base/errors.ts";
+import type { Log } from "../../src/base/log.ts";
+import {
+  Agent,
+  type CreateSandboxRequest,
+  type CreateSandboxResponseSchema,
+  type GuestInfoResponseSchema,
+} from "../../src/gen/caisson/agent/v1/agent_pb.ts";
+import { type ServiceHandlers, type ServiceRegistration, serviceHandlers } from "../../src/ttrpc/index.ts";
+import type { ContainerRuntime } from "./container-runtime.ts";
+import { type FailPoint, withFailPoint } from "./failpoint.ts";
+import { kernelRelease, memoryBytes, onlineCpus, ownRssBytes } from "./guest-facts.ts";
+import { onlineResources } from "./hotplug.ts";
+import { GuestNetwork } from "./net/network.ts";
+import { SHARED_PATH, setUpSandbox } from "./sandbox-setup.ts";
+import type { Uevents } from "./uevents.ts";
+import { findBlockDevice } from "./volumes/block-device.ts";
+import { prepareVolume, removeVolume } from "./volumes/volumes.ts";
+
+/** Milliseconds that Shutdown waits for the killed processes to be gone. */
+const STOP_LIMIT_MS = 2_000;
+
+export interface AgentServiceDeps {
+  readonly log: Log;
+  readonly runtime: ContainerRuntime;
+  readonly uevents: Uevents;
+  /** Settles once the boot is complete (clock set, drivers of the devices loaded). */
+  readonly ready: Promise<void>;
+  /** Microseconds since the kernel started. */
+  readonly uptimeUs: () => number;
+  readonly streamCount: () => number;
+  readonly failPoint: FailPoint | undefined;
+  /** Ends the guest, soon: the answer to Shutdown gets a chance to leave. */
+  readonly shutDown: () => void;
+}
+
+/** The service for a ttrpc server. One sandbox per agent. */
+export function agentService(deps: AgentServiceDeps): ServiceRegistration {
+  const handlers = { ...sandboxHandlers(deps), ...containerHandlers(deps) };
+  return serviceHandlers(Agent, withFailPoint(handlers, deps.failPoint));
+}
+
+type Handlers = ServiceHandlers<typeof Agent>;
+
+function sandboxHandlers(deps: AgentServiceDeps): Handlers {
+  let created = false;
+  const network = new GuestNetwork(deps);
+  return {
+    async createSandbox(request) {
+      if (created) throw new SandboxError("ERR_ALREADY_EXISTS", "this guest already has its sandbox");
+      created = true;
+      await deps.ready;
+      try {
+        return await createSandbox(request, deps, network);
+      } catch (error) {
+        created = false;
+        throw error;
+      }
+    },
+    async applyNetwork(request) {
+      await network.apply(request);
+      return {};
+    },
+    guestInfo: () => guestInfo(deps),
+    async onlineResources({ cpus, memoryBytes: memory }) {
+      const now = await onlineResources({ cpus, memoryBytes: memory }, deps.uevents, deps.log);
+      return { onlineCpus: now.cpus, memoryTotalBytes: now.memoryBytes };
+    },
+    async shutdown() {
+      await deps.runtime.stopAll(STOP_LIMIT_MS);
+      deps.shutDown();
+      return {};
+    },
+  };
+}
+
+async function createSandbox(
+  request: CreateSandboxRequest,
+  deps: AgentServiceDeps,
+  network: GuestNetwork,
+): Promise<MessageInitShape<typeof CreateSandboxResponseSchema>> {
+  setUpSandbox(request);
+  if (request.network !== undefined) await network.apply(request.network);
+  deps.runtime.configure({
+    sandboxId: request.sandboxId,
+    hostname: request.hostname,
+    sharedPath: SHARED_PATH,
+    sharePidNamespace: request.sharePidNamespace,
+  });
+  return { memoryTotalBytes: memoryBytes().total, onlineCpus: onlineCpus() };
+}
+
+function guestInfo(deps: AgentServiceDeps): MessageInitShape<typeof GuestInfoResponseSchema> {
+  const memory = memoryBytes();
+  return {
+    memoryTotalBytes: memory.total,
+    memoryAvailableBytes: memory.available,
+    uptimeUs: BigInt(deps.uptimeUs()),
+    agentRssBytes: ownRssBytes(),
+    kernelRelease: kernelRelease(),
+    onlineCpus: onlineCpus(),
+    containerCount: deps.runtime.containerCount,
+    streamCount: deps.streamCount(),
+  };
+}
+
+function containerHandlers({ runtime, uevents }: AgentServiceDeps): Handlers {
+  return {
+    findBlockDevice: ({ serial }) => findBlockDevice(serial, uevents),
+    prepareVolume(request) {
+      prepareVolume(request);
+      return {};
+    },
+    removeVolume({ path }) {
+      removeVolume(path);
+      return {};
+    },
+    async createContainer(request) {
+      return { pid: await runtime.createContainer(request) };
+    },
+    async createExec(request) {
+      await runtime.createExec(request);
+      return {};
+    },
+    async startProcess({ containerId, execId }) {
+      return { pid: await runtime.startProcess(containerId, execId) };
+    },
+    async signalProcess({ containerId, execId, signal, all }) {
+      await runtime.signalProcess(containerId, execId, signal, all);
+      return {};
+    },
+    async resizeTerminal({ containerId, execId, columns, rows }) {
+      await runtime.resizeTerminal(containerId, execId, columns, rows);
+      return {};
+    },
+    async deleteProcess({ containerId, execId }) {
+      await runtime.deleteProcess(containerId, execId);
+      return {};
+    },
+    listProcesses: ({ containerId }) => runtime.listProcesses(containerId),
+    containerStats: ({ containerId }) => runtime.stats(containerId),
+    async updateContainer({ containerId, resourcesJson }) {
+      await runtime.update(containerId, resourcesJson);
+      return {};
+    },
+    async pauseContainer({ containerId }) {
+      await runtime.pause(containerId);
+      return {};
+    },
+    async resumeContainer({ containerId }) {
+      await runtime.resume(containerId);
+      return {};
+    },
+  };
+}

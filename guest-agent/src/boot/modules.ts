@@ -1,0 +1,88 @@
+/** Loads the image's kernel modules at the moments that its list names. */
+import * as sys from "sys";
+import { describeError } from "../../../src/base/errors.ts";
+import type { Log } from "../../../src/base/log.ts";
+import { readText } from "../files.ts";
+import { AT_FDCWD, O_RDONLY, sysCode } from "../linux.ts";
+import { type ModuleEntry, type ModuleWhen, parseModuleList } from "./module-list.ts";
+
+const LIST = "/etc/caisson/modules";
+const VIRTIO_DEVICES = "/sys/bus/virtio/devices";
+
+export class ModuleLoader {
+  readonly #log: Log;
+  readonly #entries: readonly ModuleEntry[];
+  readonly #loaded = new Set<string>();
+
+  /** Reads the list; an image without one has everything built in. */
+  constructor(log: Log) {
+    this.#log = log;
+    const text = readText(LIST, 1 << 20);
+    const { entries, malformed } = parseModuleList(text ?? "");
+    this.#entries = entries;
+    for (const line of malformed) log.warn({ path: LIST }, `module list: "${line}" was not understood`);
+  }
+
+  /** Loads the modules of the boot, which the hello needs. */
+  loadForBoot(): void {
+    this.#load((when) => when.kind === "boot");
+  }
+
+  /** Loads the drivers of the virtio devices that are present now; call again after a hot-plug. */
+  loadForDevices(): void {
+    const present = presentVirtioIds();
+    this.#load((when) => when.kind === "virtio" && present.has(when.id));
+  }
+
+  /** Loads what something asks for by name. @returns false when the image lists nothing under it. */
+  loadOnDemand(name: string): boolean {
+    return this.#load((when) => when.kind === "demand" && when.name === name) > 0;
+  }
+
+  #load(wanted: (when: ModuleWhen) => boolean): number {
+    let matched = 0;
+    for (const { when, path } of this.#entries) {
+      if (!wanted(when)) continue;
+      matched++;
+      if (this.#loaded.has(path)) continue;
+      this.#loaded.add(path);
+      this.#loadOne(path);
+    }
+    return matched;
+  }
+
+  #loadOne(path: string): void {
+    try {
+      const fd = sys.openat(AT_FDCWD, path, O_RDONLY, 0);
+      try {
+        sys.finitModule(fd, "", 0);
+      } finally {
+        sys.close(fd);
+      }
+      // The root file system is memory, and nothing reads the file again.
+      sys.unlinkat(AT_FDCWD, path, 0);
+    } catch (error) {
+      // EEXIST: built in, or loaded by the kernel itself. Anything else shows up where the module is needed.
+      if (sysCode(error) !== "EEXIST") {
+        this.#log.error({ path, err: describeError(error) }, `kernel module ${path} could not be loaded`);
+      }
+    }
+  }
+}
+
+/** Device ids (virtio specification, section 5) of the virtio devices in the guest. */
+function presentVirtioIds(): Set<number> {
+  const ids = new Set<number>();
+  let names: string[];
+  try {
+    names = sys.readdir(VIRTIO_DEVICES);
+  } catch {
+    return ids; // no virtio bus, no devices
+  }
+  for (const name of names) {
+    // "0x001a\n"
+    const id = Number(readText(`${VIRTIO_DEVICES}/${name}/device`, 64)?.trim());
+    if (Number.isInteger(id)) ids.add(id);
+  }
+  return ids;
+}

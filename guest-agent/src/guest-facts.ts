@@ -1,0 +1,23 @@
+/** Facts about the guest, read from /proc and /sys. */
+import * as sys from "sys";
+import { readText } from "./files.ts";
+import { countCpus, meminfoBytes } from "./proc-text.ts";
+
+const PAGE_BYTES = 4096n;
+
+export function memoryBytes(): { total: bigint; available: bigint } {
+  const text = readText("/proc/meminfo") ?? "";
+  return { total: meminfoBytes(text, "MemTotal"), available: meminfoBytes(text, "MemAvailable") };
+}
+
+export function onlineCpus(): number {
+  return countCpus(readText("/sys/devices/system/cpu/online") ?? "0");
+}
+
+/** Resident set of this process in bytes (proc_pid_statm(5), second field, pages). */
+export function ownRssBytes(): bigint {
+  const fields = (readText("/proc/self/statm") ?? "").split(" ");
+  return BigInt(fields[1] ?? "0") * PAGE_BYTES;
+}
+
+export const kernelRelease = (): string => sys.kernelRelease();

@@ -1,0 +1,94 @@
+/**
+ * The connection that the agent dials to the host: the hello, then events in order. An exit or OOM event is sent until
+ * the host has acknowledged it; log records are dropped when too many wait, and a record says how many.
+ */
+
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { ByteStream } from "../../src/base/byte-stream.ts";
+import { SandboxError } from "../../src/base/errors.ts";
+import {
+  type Event,
+  EventSchema,
+  type HelloRequestSchema,
+  type HelloResponse,
+  Host,
+} from "../../src/gen/caisson/agent/v1/agent_pb.ts";
+import { type Client, createClient, TtrpcClient } from "../../src/ttrpc/index.ts";
+
+/** Milliseconds for the hello, and for one attempt to deliver events. */
+const HELLO_LIMIT_MS = 60_000;
+const NOTIFY_LIMIT_MS = 10_000;
+/** Milliseconds before events that the host refused are sent again. */
+const RETRY_MS = 500;
+/** Log records that may wait, and events per call. */
+const MAX_WAITING_LOGS = 256;
+const BATCH = 64;
+
+export type EventInit = MessageInitShape<typeof EventSchema>["event"] & {};
+
+export class HostLink {
+  readonly #client: TtrpcClient;
+  readonly #host: Client<typeof Host>;
+  readonly #queue: Event[] = [];
+  #waitingLogs = 0;
+  #droppedLogs = 0;
+  #sending = false;
+
+  constructor(stream: ByteStream) {
+    this.#client = new TtrpcClient(stream, { peer: "the host" });
+    this.#host = createClient(Host, this.#client);
+  }
+
+  /** Resolves with the reason when the host is gone. */
+  get lost(): Promise<SandboxError> {
+    return this.#client.closed;
+  }
+
+  /** @throws TtrpcError when the host refuses this agent */
+  hello(request: MessageInitShape<typeof HelloRequestSchema>): Promise<HelloResponse> {
+    return this.#host.hello(request, { timeoutMs: HELLO_LIMIT_MS });
+  }
+
+  /** Queues an event; it is sent after those queued before. */
+  send(event: EventInit): void {
+    if (event.case === "log") {
+      if (this.#waitingLogs >= MAX_WAITING_LOGS) {
+        this.#droppedLogs++;
+        return;
+      }
+      this.#waitingLogs++;
+    }
+    this.#queue.push(create(EventSchema, { event }));
+    if (!this.#sending) {
+      this.#sending = true;
+      // What happens in the same turn goes out in one call.
+      queueMicrotask(() => void this.#run());
+    }
+  }
+
+  async #run(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const batch = this.#queue.slice(0, BATCH);
+      try {
+        await this.#host.notify({ events: batch }, { timeoutMs: NOTIFY_LIMIT_MS });
+      } catch (error) {
+        // Without a connection there is no host to tell; the owner of this link acts on `lost`.
+        if (error instanceof SandboxError && error.code === "ERR_UNAVAILABLE") return;
+        await new Promise<void>((resolve) => setTimeout(resolve, RETRY_MS));
+        continue;
+      }
+      this.#queue.splice(0, batch.length);
+      this.#waitingLogs -= batch.filter(({ event }) => event.case === "log").length;
+      this.#reportDropped();
+    }
+    this.#sending = false;
+  }
+
+  #reportDropped(): void {
+    if (this.#droppedLogs === 0 || this.#waitingLogs > 0) return;
+    const message = `${this.#droppedLogs} log records were dropped: the host did not take them in time`;
+    this.#droppedLogs = 0;
+    this.#waitingLogs++;
+    this.#queue.push(create(EventSchema, { event: { case: "log", value: { level: "warn", message } } }));
+  }
+}

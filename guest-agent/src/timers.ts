@@ -1,0 +1,12 @@
+/** setTimeout and clearTimeout for portable code, on top of the event loop. */
+import type { EventLoop, Timer } from "./event-loop.ts";
+
+/** Defines the two globals. */
+export function installTimers(loop: EventLoop): void {
+  const target = globalThis as Record<string, unknown>;
+  target.setTimeout = (run: (...values: unknown[]) => void, delayMs = 0, ...values: unknown[]): Timer =>
+    loop.setTimer(delayMs, values.length === 0 ? run : () => run(...values));
+  target.clearTimeout = (timer?: Timer): void => {
+    if (timer !== undefined) loop.clearTimer(timer);
+  };
+}

@@ -1,0 +1,2 @@
+export function wrapped(source: string): string;
+export function loader(path: string): string;

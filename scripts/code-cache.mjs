@@ -1,0 +1,68 @@
+/**
+ * V8's code cache for a bundle: a program that starts with it has the bytecode of what it runs at its start, instead of
+ * parsing and compiling a megabyte of source first.
+ *
+ * The program is split in three: a small loader at the program's own path, `<name>.js` with the source, whose first line
+ * is a comment with the digest of the rest, and `<name>.js.cache` with that same line followed by V8's data. The
+ * loader takes the cache only when both lines are equal (V8 itself compares no more than the length of the source), and
+ * V8 refuses data of another version of itself or of other flags; without a cache the source is simply compiled.
+ *
+ * As a program (`node [flags] scripts/code-cache.mjs SOURCE CACHE LOADER ARGUMENTS…`) it runs the source once with
+ * ARGUMENTS and stores the cache of what was compiled then. The flags must be those that the program is run with.
+ */
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import vm from "node:vm";
+
+/** How a CommonJS module is wrapped (Node's documentation, "The module wrapper"); on one line, so that lines agree. */
+const WRAPPER = ["(function (exports, require, module, __filename, __dirname) { ", "\n})"];
+
+/** `source` as a function expression below its digest. @param {string} source a CommonJS bundle without `#!` line */
+export function wrapped(source) {
+  const digest = createHash("sha256").update(source).digest("hex");
+  return `//${digest}\n${WRAPPER[0]}${source}${WRAPPER[1]}`;
+}
+
+/**
+ * The loader's source.
+ * @param {string} path of the wrapped source, relative to the loader
+ */
+export function loader(path) {
+  return `"use strict";
+const { readFileSync } = require("node:fs");
+const { Script } = require("node:vm");
+const filename = require("node:path").join(__dirname, ${JSON.stringify(path)});
+const source = readFileSync(filename, "latin1");
+const line = source.slice(0, source.indexOf("\\n") + 1);
+let cachedData;
+try {
+  const stored = readFileSync(filename + ".cache");
+  if (stored.latin1Slice(0, line.length) === line) cachedData = stored.subarray(line.length);
+} catch {} // as good as without
+const script = new Script(source, { filename, cachedData });
+script.runInThisContext().call(exports, exports, require, module, __filename, __dirname);
+`;
+}
+
+/** Runs the source and stores the cache when the run ends, however it ends. */
+function record([sourcePath, cachePath, loaderPath, ...args]) {
+  const source = readFileSync(sourcePath, "latin1");
+  const script = new vm.Script(source, { filename: sourcePath });
+  const line = source.slice(0, source.indexOf("\n") + 1);
+  const store = () =>
+    writeFileSync(cachePath, Buffer.concat([Buffer.from(line, "latin1"), script.createCachedData()]));
+  process.on("exit", store);
+  process.on("uncaughtException", () => process.exit(0));
+  process.argv = [process.execPath, loaderPath, ...args];
+  const module = { exports: {} };
+  const require = createRequire(loaderPath);
+  script
+    .runInThisContext()
+    .call(module.exports, module.exports, require, module, loaderPath, dirname(loaderPath));
+  process.exit(0);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) record(process.argv.slice(2));

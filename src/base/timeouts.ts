@@ -1,0 +1,42 @@
+/**
+ * Every deadline of the host side in one table, in milliseconds. `CAISSON_TIMEOUT_SCALE` (a factor, default 1)
+ * stretches all of them on slow machines; the lab sets it.
+ */
+const base = {
+  /** QEMU exec to the agent's hello. Kata allows 45 s; software emulation on a busy machine needs some of that. */
+  boot: 60_000,
+  /** QMP greeting and qmp_capabilities. */
+  qmpHandshake: 10_000,
+  qmpCommand: 10_000,
+  /** virtiofsd or the vsock backend: exec to a listening socket. */
+  daemonReady: 10_000,
+  /** Connecting one vsock stream. */
+  dial: 5_000,
+  agentCall: 30_000,
+  /** A signal to a process in the guest; then, if it was SIGKILL, the machine is killed. CRI waits 10 s for a kill. */
+  guestSignal: 7_000,
+  /** Forgetting an ended process in the guest; with the draining of its output below the 10 s that CRI waits. */
+  guestDelete: 5_000,
+  /** Graceful power-off of the guest before QEMU is killed. */
+  guestShutdown: 2_000,
+  /** TERM to KILL of a child process. */
+  childStop: 2_000,
+  /** Without progress of a stdio stream after exit, before it is cut at Delete. */
+  stdioDrain: 5_000,
+  /** Start of a logging binary to its ready sign. */
+  loggerReady: 10_000,
+  /** A logging binary's end of file to its own end; containerd's own shim gives 12 s in all. */
+  loggerStop: 6_000,
+  /** One attempt to forward an event to containerd. */
+  eventForward: 5_000,
+  /** The whole teardown of a sandbox. */
+  teardown: 15_000,
+} as const;
+
+export type TimeoutName = keyof typeof base;
+
+/** The deadline `name` in milliseconds, scaled by CAISSON_TIMEOUT_SCALE. */
+export function timeoutMs(name: TimeoutName): number {
+  const scale = Number(process.env.CAISSON_TIMEOUT_SCALE ?? "1");
+  return base[name] * (Number.isFinite(scale) && scale > 0 ? scale : 1);
+}

@@ -1,0 +1,52 @@
+/** Entry point of `shim`, the operator's tool: surroundings, signals and exit status; the work is in src/operator. */
+import { existsSync, realpathSync } from "node:fs";
+import { constants } from "node:os";
+import { dirname, join } from "node:path";
+import { VERSION } from "../base/version.ts";
+import { painter } from "../cli/index.ts";
+import { Interrupted } from "../operator/host.ts";
+import { runShimCommand } from "../operator/run.ts";
+
+/** The nearest directory above this program that holds the built shim, else the one that holds `src` or `dist`. */
+function findPackageRoot(): string {
+  const program = realpathSync(process.argv[1] ?? ".");
+  for (let dir = dirname(program); dir !== "/"; dir = dirname(dir)) {
+    if (existsSync(join(dir, "dist/lib/shim-server.cjs"))) return dir;
+  }
+  return dirname(dirname(dirname(program)));
+}
+
+async function main(): Promise<number> {
+  const interrupt = new AbortController();
+  for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.once(name, () => interrupt.abort(new Interrupted(128 + constants.signals[name])));
+  }
+  return await runShimCommand(process.argv.slice(2), {
+    stdout: (text) => void process.stdout.write(text),
+    stderr: (text) => void process.stderr.write(text),
+    // Opening standard input costs and can fail; most commands never touch it.
+    streams: {
+      get stdin() {
+        return process.stdin;
+      },
+      get stdout() {
+        return process.stdout;
+      },
+      get stderr() {
+        return process.stderr;
+      },
+    },
+    paint: painter(process.stdout.isTTY === true, process.env),
+    env: process.env,
+    packageRoot: findPackageRoot(),
+    version: VERSION,
+    signal: interrupt.signal,
+  });
+}
+
+// A reader that went away (shim list | head -1) is no reason to end with a stack trace.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
+
+void main().then((status) => {
+  process.exitCode = status;
+});

@@ -1,0 +1,143 @@
+/**
+ * What the runtime needs from a virtual machine monitor, and what it gives it. QEMU (qemu/launch.ts) is the one
+ * implementation; the interface keeps its command line out of the rest.
+ */
+import type { SandboxError } from "../base/errors.ts";
+import type { AsyncReleasable } from "../base/undo.ts";
+import type { QmpClient } from "../qmp/index.ts";
+import type { ChildExit } from "./child-process.ts";
+
+export type Accel = "kvm" | "tcg";
+export type KernelFormat = "vmlinux" | "bzImage";
+
+/**
+ * The machine's vsock device: the kernel's vhost-vsock, opened by us with the guest's CID already reserved on it, or a
+ * user-space backend that listens on a vhost-user socket.
+ */
+export type VsockDevice =
+  | { readonly kind: "vhost-vsock"; readonly fd: number; readonly guestCid: number }
+  | { readonly kind: "vhost-user-vsock"; readonly socketPath: string };
+
+/** A virtio-net device on a tap. One tap descriptor per queue; vhost-net descriptors for all queues or for none. */
+export interface NicConfig {
+  /** MAC address that the guest sees: that of the pod's interface. */
+  readonly mac: string;
+  /** Bytes; the guest's driver starts with it. */
+  readonly mtu: number;
+  readonly tapFds: readonly number[];
+  readonly vhostFds: readonly number[];
+}
+
+export interface SharedFsConfig {
+  /** vhost-user socket of virtiofsd, already listening. */
+  readonly socketPath: string;
+  /** Mount tag in the guest, at most 36 bytes (virtio specification 5.11.4). */
+  readonly tag: string;
+  /** Descriptors per queue, a power of two. */
+  readonly queueSize: number;
+}
+
+/** A machine as plain data. Descriptors are the caller's; the VMM process gets copies. */
+export interface VmConfig {
+  /** Shown in the process list. */
+  readonly name: string;
+  /** Private directory of the sandbox; the VMM's sockets are made in it. */
+  readonly runDir: string;
+  readonly accel: Accel;
+  readonly cpus: number;
+  /** vCPUs that may be plugged later; at least `cpus`. */
+  readonly maxCpus: number;
+  readonly memoryMiB: number;
+  /** Memory including what may be plugged later; at least `memoryMiB`. */
+  readonly maxMemoryMiB: number;
+  /** Number of memory modules that may be plugged; used when maxMemoryMiB exceeds memoryMiB. */
+  readonly memorySlots: number;
+  /** Guest memory from huge pages of the host. */
+  readonly hugepages?: boolean;
+  /** All guest memory is taken from the host at start. */
+  readonly preallocate?: boolean;
+  readonly kernel: { readonly path: string; readonly format: KernelFormat };
+  readonly initrd: string;
+  /** Path of the firmware; absent: QEMU's own (SeaBIOS). */
+  readonly firmware?: string | undefined;
+  /** Appended to our own kernel command line. */
+  readonly kernelParams: readonly string[];
+  /** Frequency of the guest's time stamp counter in kHz, where the guest could not tell it by itself. */
+  readonly tscKhz?: number | undefined;
+  /** Lets the guest kernel print its whole log on the console. */
+  readonly verboseConsole?: boolean;
+  /** Further CPU flags, e.g. "pmu=off". */
+  readonly cpuFeatures?: string;
+  /** Further machine options, e.g. "smm=off". */
+  readonly machineOptions?: string;
+  readonly sharedFs?: SharedFsConfig;
+  readonly vsock?: VsockDevice;
+  readonly nics: readonly NicConfig[];
+  /** Network namespace in which the VMM runs. */
+  readonly netnsPath?: string | undefined;
+  /** PCIe root ports kept free for devices plugged later. */
+  readonly rootPorts: number;
+  /** Give pages that the guest freed back to the host. */
+  readonly reclaimFreedMemory?: boolean;
+  /** The VMM's own system call filter, in the syntax of QEMU's -sandbox; empty: none. */
+  readonly seccomp: string;
+  /** Called for each line of the guest's console. */
+  readonly onConsoleLine?: (line: string) => void;
+}
+
+/** A block device of the host for a running machine. */
+export interface BlockConfig {
+  /** Path of the device in the VMM's view. */
+  readonly path: string;
+  readonly readonly: boolean;
+  /** By which the guest knows it: at most 20 bytes (virtio specification 5.2.6.1). */
+  readonly serial: string;
+}
+
+/** A device that was plugged into a running machine. */
+export interface PluggedDevice {
+  readonly id: string;
+}
+
+export interface PluggedNic extends PluggedDevice {
+  readonly mac: string;
+}
+
+/** Devices plugged into a running machine; the one owner of its free ports. */
+export interface Hotplug {
+  plugNic(nic: NicConfig, signal: AbortSignal): Promise<PluggedNic>;
+  unplugNic(nic: PluggedNic, signal: AbortSignal): Promise<void>;
+  plugBlock(block: BlockConfig, signal: AbortSignal): Promise<PluggedDevice>;
+  unplugBlock(block: PluggedDevice, signal: AbortSignal): Promise<void>;
+  addCpus(count: number, signal: AbortSignal): Promise<number>;
+  addMemory(sizeMiB: number, signal: AbortSignal): Promise<void>;
+}
+
+/** A VMM process. Disposing it kills the VM at once: a guest that should end in order is told so beforehand. */
+export interface RunningVm extends AsyncReleasable {
+  readonly pid: number;
+  /** Resolves when the VMM's process ended, for whatever reason; never rejects. */
+  readonly exited: Promise<ChildExit>;
+  /** Resolves with ERR_UNAVAILABLE, the ends of the VMM's stderr and of the console, when it ended unasked. */
+  readonly crashed: Promise<SandboxError>;
+  /** The last 64 KiB of the guest's console, fit for a terminal. */
+  consoleTail(): string;
+  /** The last 64 KiB of the VMM's stderr. */
+  stderrTail(): string;
+  /** The control connection; rejects when the VMM ended or did not answer in time. */
+  readonly qmp: Promise<QmpClient>;
+  /** Rejects as `qmp` does. */
+  readonly hotplug: Promise<Hotplug>;
+  /** SIGTERM, then SIGKILL after timeoutMs("childStop"). The guest gets no chance to shut down. */
+  stop(): Promise<ChildExit>;
+  kill(): Promise<ChildExit>;
+}
+
+export interface Hypervisor {
+  /**
+   * Starts the VMM; resolves when its process runs. Whether the guest boots is seen by its hello, to be raced against
+   * `crashed`.
+   * @throws SandboxError ERR_HOST when the VMM cannot be executed, ERR_CANCELED.
+   */
+  launch(config: VmConfig, signal: AbortSignal): Promise<RunningVm>;
+}

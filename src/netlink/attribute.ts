@@ -1,0 +1,151 @@
+/**
+ * Netlink attributes (struct nlattr, linux/netlink.h): u16 length including the 4-byte header, u16 type, value, padded
+ * to 4 bytes. Numbers are in host order, which is little-endian on every machine this project runs on, unless the
+ * protocol says network order.
+ *
+ * Writing is by composition: each function returns the bytes of one attribute, `concat` joins them.
+ */
+
+/** NLA_F_NESTED, linux/netlink.h: the value is a list of attributes. */
+const NLA_F_NESTED = 0x8000;
+/** NLA_TYPE_MASK, linux/netlink.h: without NLA_F_NESTED and NLA_F_NET_BYTEORDER. */
+const NLA_TYPE_MASK = 0x3fff;
+const HEADER = 4;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Length rounded up to a multiple of 4 (NLA_ALIGN, NLMSG_ALIGN). */
+export function align4(length: number): number {
+  return (length + 3) & ~3;
+}
+
+export function concat(...parts: readonly Uint8Array[]): Uint8Array {
+  let length = 0;
+  for (const part of parts) length += part.length;
+  const out = new Uint8Array(length);
+  let offset = 0;
+  for (const part of parts) {
+    out.set(part, offset);
+    offset += part.length;
+  }
+  return out;
+}
+
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** One attribute with the bytes `value`. Precondition: value shorter than 64 KiB - 4. */
+export function attrBytes(type: number, value: Uint8Array): Uint8Array {
+  const out = new Uint8Array(align4(HEADER + value.length));
+  const view = viewOf(out);
+  view.setUint16(0, HEADER + value.length, true);
+  view.setUint16(2, type, true);
+  out.set(value, HEADER);
+  return out;
+}
+
+/** An attribute without a value (NLA_FLAG, or an empty nest). */
+export function attrFlag(type: number): Uint8Array {
+  return attrBytes(type, new Uint8Array(0));
+}
+
+export function attrU8(type: number, value: number): Uint8Array {
+  return attrBytes(type, Uint8Array.of(value));
+}
+
+export function attrU16(type: number, value: number): Uint8Array {
+  const bytes = new Uint8Array(2);
+  viewOf(bytes).setUint16(0, value, true);
+  return attrBytes(type, bytes);
+}
+
+/** Also for signed values: -1 is written as 0xffffffff. */
+export function attrU32(type: number, value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value >>> 0, true);
+  return attrBytes(type, bytes);
+}
+
+/** A u32 in network order, as nfnetlink wants all its numbers. */
+export function attrBe32(type: number, value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value >>> 0, false);
+  return attrBytes(type, bytes);
+}
+
+/** A string with its terminating zero byte. */
+export function attrString(type: number, value: string): Uint8Array {
+  return attrBytes(type, encoder.encode(`${value}\0`));
+}
+
+/** A nest marked NLA_F_NESTED, as nfnetlink insists on. */
+export function attrNest(type: number, ...children: readonly Uint8Array[]): Uint8Array {
+  return attrBytes(type | NLA_F_NESTED, concat(...children));
+}
+
+/** A nest without the mark, as iproute2 sends them to tc and as old kernels expect. */
+export function attrPlainNest(type: number, ...children: readonly Uint8Array[]): Uint8Array {
+  return attrBytes(type, concat(...children));
+}
+
+/** Attributes of one level: type to value bytes (views into the message). A repeated type keeps the last value. */
+export type Attributes = ReadonlyMap<number, Uint8Array>;
+
+/** Every attribute in order, for lists whose types repeat. Stops at the first malformed header. */
+export function listAttributes(bytes: Uint8Array, offset = 0): { type: number; value: Uint8Array }[] {
+  const view = viewOf(bytes);
+  const out: { type: number; value: Uint8Array }[] = [];
+  let at = offset;
+  while (at + HEADER <= bytes.length) {
+    const length = view.getUint16(at, true);
+    if (length < HEADER || at + length > bytes.length) break;
+    out.push({
+      type: view.getUint16(at + 2, true) & NLA_TYPE_MASK,
+      value: bytes.subarray(at + HEADER, at + length),
+    });
+    at += align4(length);
+  }
+  return out;
+}
+
+export function parseAttributes(bytes: Uint8Array, offset = 0): Attributes {
+  const map = new Map<number, Uint8Array>();
+  for (const { type, value } of listAttributes(bytes, offset)) map.set(type, value);
+  return map;
+}
+
+/** The attributes nested in attribute `type`; undefined when it is absent. */
+export function nested(attributes: Attributes, type: number): Attributes | undefined {
+  const value = attributes.get(type);
+  return value === undefined ? undefined : parseAttributes(value);
+}
+
+export function readU8(attributes: Attributes, type: number): number | undefined {
+  return attributes.get(type)?.[0];
+}
+
+export function readU32(attributes: Attributes, type: number): number | undefined {
+  const value = attributes.get(type);
+  return value === undefined || value.length < 4 ? undefined : viewOf(value).getUint32(0, true);
+}
+
+export function readS32(attributes: Attributes, type: number): number | undefined {
+  const value = readU32(attributes, type);
+  return value === undefined ? undefined : value | 0;
+}
+
+/** A counter; exact up to 2^53. */
+export function readU64(attributes: Attributes, type: number): number | undefined {
+  const value = attributes.get(type);
+  return value === undefined || value.length < 8 ? undefined : Number(viewOf(value).getBigUint64(0, true));
+}
+
+/** Text up to the terminating zero byte. */
+export function readString(attributes: Attributes, type: number): string | undefined {
+  const value = attributes.get(type);
+  if (value === undefined) return undefined;
+  const end = value.indexOf(0);
+  return decoder.decode(end < 0 ? value : value.subarray(0, end));
+}

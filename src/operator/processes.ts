@@ -1,0 +1,65 @@
+/** What the processes of a sandbox take from the host, from /proc. */
+import fs from "node:fs";
+
+export interface ProcessUsage {
+  readonly pid: number;
+  /** CPU time used so far, seconds. */
+  readonly cpuSeconds: number;
+  readonly rssBytes: number;
+  readonly threads: number;
+  /** Bytes read and written by system calls (proc_pid_io(5), rchar and wchar). */
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+}
+
+/** USER_HZ, fixed at 100 for user space on Linux (include/uapi/asm-generic/param.h). */
+const TICKS_PER_SECOND = 100;
+
+/** A component by the name of its process: short, for tables and metrics. */
+export function componentName(process: string): string {
+  return process === "vhost-device-vsock" ? "vsock" : process;
+}
+
+/** Undefined when it has ended. */
+export function processUsage(pid: number): ProcessUsage | undefined {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    const status = fs.readFileSync(`/proc/${pid}/status`, "latin1");
+    const io = readQuietly(`/proc/${pid}/io`);
+    return {
+      pid,
+      // utime and stime are fields 14 and 15 of proc_pid_stat(5); `fields` begins with the third.
+      cpuSeconds: (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND,
+      rssBytes: keyNumber(status, "VmRSS") * 1024,
+      threads: keyNumber(status, "Threads"),
+      readBytes: keyNumber(io, "rchar"),
+      writtenBytes: keyNumber(io, "wchar"),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Proportional set size in bytes; undefined when it has ended or may not be looked into. Costs a page table walk. */
+export function proportionalBytes(pid: number): number | undefined {
+  try {
+    return keyNumber(fs.readFileSync(`/proc/${pid}/smaps_rollup`, "latin1"), "Pss") * 1024;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The number after "Key:" at the start of a line; 0 when there is none. Pure. */
+export function keyNumber(text: string, key: string): number {
+  const found = new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(text);
+  return Number(found?.[1] ?? 0);
+}
+
+function readQuietly(path: string): string {
+  try {
+    return fs.readFileSync(path, "latin1");
+  } catch {
+    return "";
+  }
+}

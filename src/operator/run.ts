@@ -1,0 +1,65 @@
+/** From a command line of `shim` to the verb that does it. Each verb is loaded only when it is called for. */
+import { describeError, SandboxError } from "../base/errors.ts";
+import { commandHelp, parseCommandLine, programHelp, UsageError } from "../cli/index.ts";
+import type { OperatorHost, Verb } from "./host.ts";
+import { shimProgram } from "./program.ts";
+
+const verbs: Readonly<Record<string, () => Promise<Verb>>> = {
+  list: async () => (await import("./verbs/list.ts")).runList,
+  exec: async () => (await import("./verbs/exec.ts")).runExec,
+  cp: async () => (await import("./verbs/cp.ts")).runCp,
+  logs: async () => (await import("./verbs/logs.ts")).runLogs,
+  stats: async () => (await import("./verbs/stats.ts")).runStats,
+  events: async () => (await import("./verbs/events.ts")).runEvents,
+  "net show": async () => (await import("./verbs/net.ts")).runNetShow,
+  "net doctor": async () => (await import("./verbs/net.ts")).runNetDoctor,
+  gc: async () => (await import("./verbs/gc.ts")).runGc,
+  env: async () => (await import("./verbs/env.ts")).runEnv,
+  check: async () => (await import("./verbs/check.ts")).runCheck,
+  "config paths": async () => (await import("./verbs/config.ts")).runConfigPaths,
+  "config show": async () => (await import("./verbs/config.ts")).runConfigShow,
+  "config check": async () => (await import("./verbs/config.ts")).runConfigCheck,
+  collect: async () => (await import("./verbs/collect.ts")).runCollect,
+  overhead: async () => (await import("./verbs/overhead.ts")).runOverhead,
+  monitor: async () => (await import("./verbs/monitor.ts")).runMonitor,
+  completion: async () => (await import("./verbs/completion.ts")).runCompletion,
+};
+
+/** Exit statuses by error code; the others are 1 (docs/cli.md). */
+const statuses: Readonly<Record<string, number>> = {
+  ERR_INVALID_ARGUMENT: 3,
+  ERR_NOT_FOUND: 3,
+  ERR_PERMISSION: 4,
+  ERR_STATE: 5,
+  ERR_UNAVAILABLE: 5,
+  ERR_DEADLINE: 5,
+};
+
+/** Runs one command line and resolves to the exit status. Errors are printed. */
+export async function runShimCommand(argv: readonly string[], host: OperatorHost): Promise<number> {
+  try {
+    const invocation = parseCommandLine(shimProgram, argv);
+    if (invocation.kind === "version") {
+      host.stdout(`shim (Caisson) ${host.version}\n`);
+      return 0;
+    }
+    if (invocation.kind === "help") {
+      const { command } = invocation;
+      host.stdout(command === undefined ? programHelp(shimProgram) : commandHelp(shimProgram, command));
+      return 0;
+    }
+    const verb = await verbs[invocation.command.name]?.();
+    if (verb === undefined)
+      throw new SandboxError("ERR_INTERNAL", `the command ${invocation.command.name} has no handler`);
+    return await verb(invocation.arguments, host);
+  } catch (error) {
+    host.stderr(`shim: ${describeError(error)}\n`);
+    if (error instanceof UsageError) {
+      host.stderr("Try: shim --help\n");
+      return 2;
+    }
+    if (error instanceof SandboxError) return statuses[error.code] ?? 1;
+    if (host.env.CAISSON_DEBUG !== undefined && error instanceof Error) host.stderr(`${error.stack}\n`);
+    return 1;
+  }
+}

@@ -1,0 +1,58 @@
+/** `shim collect`: one archive for a bug report. */
+import fs from "node:fs";
+import os from "node:os";
+import { resolve } from "node:path";
+import { gzipSync } from "node:zlib";
+import { SandboxError } from "../../base/errors.ts";
+import { type Arguments, formatBytes } from "../../cli/index.ts";
+import { type OperatorHost, printJson } from "../host.ts";
+import { gatherReport, type ReportFile } from "../report.ts";
+import { encodeHeader } from "../tar.ts";
+import { absolutePath } from "./config.ts";
+
+export async function runCollect(args: Arguments, host: OperatorHost): Promise<number> {
+  if (process.getuid?.() !== 0)
+    throw new SandboxError("ERR_PERMISSION", "a report needs root: sudo shim collect");
+  const config = args.value("config");
+  const files = await gatherReport(config === undefined ? undefined : absolutePath(config), host);
+  const stamp = new Date().toISOString().replaceAll(/[-:]|\..*$/g, "");
+  const name = `caisson-${os.hostname()}-${stamp}`;
+  const path = resolve(args.value("output") ?? `${name}.tar.gz`);
+  const list = contents(name, files);
+  const all = [{ path: "CONTENTS.txt", content: list, what: "this list" }, ...files];
+  // For the caller's eyes only: logs may still say more than one likes.
+  fs.writeFileSync(path, gzipSync(pack(name, all)), { mode: 0o600, flag: "wx" });
+  const size = fs.statSync(path).size;
+  if (args.flag("json"))
+    printJson(host, { path, bytes: size, files: all.map(({ path: file, what }) => ({ file, what })) });
+  else host.stdout(`${list}\n${path} (${formatBytes(size)})\n`);
+  return 0;
+}
+
+function contents(name: string, files: readonly ReportFile[]): string {
+  const width = Math.max(...files.map(({ path }) => path.length));
+  const lines = files.map(({ path, what, content }) => {
+    const note = content.startsWith("not available: ") ? ` (${content.trim().split("\n", 1)[0]})` : "";
+    return `${path.padEnd(width)}  ${what}${note}\n`;
+  });
+  return [
+    `${name}\n\n`,
+    "Values of environment variables, annotations of users and credentials were replaced by <redacted>.\n",
+    "Commands of containers, names of pods and images, and log lines are as they were: look before you send it.\n\n",
+    ...lines,
+  ].join("");
+}
+
+function pack(name: string, files: readonly ReportFile[]): Buffer {
+  const mtime = Date.now() / 1000;
+  const parts = files.flatMap(({ path, content }) => {
+    const bytes = Buffer.from(content);
+    const header = { name: `${name}/${path}`, type: "0", mode: 0o600, uid: 0, gid: 0, mtime, target: "" };
+    return [
+      encodeHeader({ ...header, size: bytes.length }),
+      bytes,
+      Buffer.alloc((512 - (bytes.length % 512)) % 512),
+    ];
+  });
+  return Buffer.concat([...parts, Buffer.alloc(1024)]);
+}

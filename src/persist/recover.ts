@@ -1,0 +1,139 @@
+/**
+ * Undoes what a journal says exists. Used by `delete` and `gc` when the shim is gone, and by nothing else: a living
+ * shim undoes through its own undo stack.
+ */
+import fs from "node:fs";
+import path from "node:path";
+import { describeError, errnoOf } from "../base/errors.ts";
+import { failPoint } from "../base/failpoint.ts";
+import type { Log } from "../base/log.ts";
+import { mountsBelow, removeTree } from "../base/remove-tree.ts";
+import { type JournalRecord, readJournal } from "./journal.ts";
+import { type FoundProcess, findProcesses, isSameProcess } from "./proc.ts";
+import { sandboxPaths } from "./run-dir.ts";
+
+export interface RecoverDeps {
+  readonly log: Log;
+  /** Detaches a mount; ignores one that is not there. */
+  readonly unmount: (path: string) => Promise<void>;
+  /** Undoes a network plan (src/resources/net). */
+  readonly undoNet: (plan: unknown) => Promise<void>;
+  /** Resolves when the process has ended or after `limitMs`. */
+  readonly waitForExit: (pid: number, startTime: string, limitMs: number) => Promise<void>;
+}
+
+/** Milliseconds that killed processes get to disappear; containerd gives `delete` 5 s in all. */
+const EXIT_LIMIT_MS = 2_000;
+
+/**
+ * Removes everything that the journal in `dir` names, then `dir` itself. May be repeated, also after it was killed.
+ * @returns sentences about what could not be undone; empty when all is clean.
+ */
+export async function removeSandbox(dir: string, deps: RecoverDeps): Promise<string[]> {
+  if (!fs.existsSync(dir)) return [];
+  failPoint("recover.begin");
+  const failures: string[] = [];
+  const attempt = async (what: string, run: () => Promise<void> | void) => {
+    try {
+      await run();
+    } catch (error) {
+      failures.push(`${what}: ${describeError(error)}`);
+    }
+  };
+  let records: JournalRecord[] = [];
+  await attempt("journal", () => {
+    records = readJournal(sandboxPaths(dir).journal);
+  });
+  failures.push(...(await undoRecords(dir, records, deps)));
+  failPoint("recover.undone");
+  // What is mounted without a record: nothing is, unless the journal was lost.
+  await attempt("mounts", async () => {
+    for (const point of mountsBelow(dir).reverse()) await deps.unmount(point);
+  });
+  await attempt("run directory", () => removeTree(dir));
+  for (const failure of failures) deps.log.error({ path: dir }, `left behind: ${failure}`);
+  return failures;
+}
+
+/** @returns sentences about what could not be undone. */
+async function undoRecords(
+  dir: string,
+  records: readonly JournalRecord[],
+  deps: RecoverDeps,
+): Promise<string[]> {
+  const failures = await killProcesses(records, deps);
+  failPoint("recover.killed");
+  for (const record of [...records].reverse()) {
+    try {
+      await undoRecord(dir, record, deps);
+    } catch (error) {
+      failures.push(`${record.kind}: ${describeError(error)}`);
+    }
+  }
+  return failures;
+}
+
+async function killProcesses(records: readonly JournalRecord[], deps: RecoverDeps): Promise<string[]> {
+  const alive = processesOf(records).filter((it) => isSameProcess(it.pid, it.startTime));
+  const failures: string[] = [];
+  for (const { name, pid } of alive) {
+    deps.log.info({ pid, step: name }, "killing a process left by a dead shim");
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch (error) {
+      if (errnoOf(error) !== "ESRCH") failures.push(`process ${pid} (${name}): ${describeError(error)}`);
+    }
+  }
+  await Promise.allSettled(alive.map((it) => deps.waitForExit(it.pid, it.startTime, EXIT_LIMIT_MS)));
+  for (const it of alive) {
+    if (isSameProcess(it.pid, it.startTime)) failures.push(`process ${it.pid} (${it.name}) does not end`);
+  }
+  return failures;
+}
+
+/** The processes that `records` name, whether they still run or not; those of a `spawn` are looked for. */
+export function processesOf(records: readonly JournalRecord[]): (FoundProcess & { name: string })[] {
+  return records.flatMap((record) => {
+    if (record.kind === "process") return record.pid === process.pid ? [] : [record];
+    if (record.kind !== "spawn") return [];
+    const marker = `${record.marker}/`;
+    const started = findProcesses(
+      (words) => words.includes(record.file) && words.some((word) => word.includes(marker)),
+    );
+    return started.map((found) => ({ ...found, name: record.name }));
+  });
+}
+
+async function undoRecord(dir: string, record: JournalRecord, deps: RecoverDeps): Promise<void> {
+  switch (record.kind) {
+    case "spawn":
+    case "process":
+    case "facts":
+      return;
+    case "mount":
+      return deps.unmount(inside(dir, record.path));
+    case "file":
+      return fs.rmSync(inside(dir, record.path), { force: true });
+    case "net":
+      return deps.undoNet(record.plan);
+    case "cgroup":
+      return removeCgroup(inside("/sys/fs/cgroup", record.path));
+    case "dir":
+      // The sandbox's own directory holds the journal and goes last.
+      return record.path === dir ? undefined : removeTree(inside(dir, record.path));
+  }
+}
+
+/** A damaged journal must not make us remove what is not the sandbox's. @throws when `file` is not below `dir`. */
+function inside(dir: string, file: string): string {
+  if (file !== dir && !file.startsWith(`${dir}${path.sep}`)) throw new Error(`${file} is not below ${dir}`);
+  return file;
+}
+
+function removeCgroup(dir: string): void {
+  try {
+    fs.rmdirSync(dir);
+  } catch (error) {
+    if (errnoOf(error) !== "ENOENT") throw error;
+  }
+}

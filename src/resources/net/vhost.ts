@@ -1,0 +1,35 @@
+/** vhost-net: the host kernel moves frames between tap and guest memory. */
+import fs from "node:fs";
+import { errnoOf, SandboxError } from "../../base/errors.ts";
+import type { Log } from "../../base/log.ts";
+import { closeFd } from "../../native/fd.ts";
+
+/** "auto": where the host has it. "on": refuse a host without. */
+export type VhostMode = "auto" | "on" | "off";
+
+export const VHOST_NET = "/dev/vhost-net";
+
+/**
+ * One descriptor a queue, which the caller closes; none where vhost-net is off or absent.
+ * @throws SandboxError ERR_HOST for "on" on a host without it.
+ */
+export function openVhost(mode: VhostMode, queues: number, log: Log): number[] {
+  if (mode === "off") return [];
+  const fds: number[] = [];
+  try {
+    for (let i = 0; i < queues; i++) fds.push(fs.openSync(VHOST_NET, "r+"));
+    return fds;
+  } catch (error) {
+    for (const fd of fds) closeFd(fd);
+    if (mode === "on") {
+      throw new SandboxError("ERR_HOST", `cannot open ${VHOST_NET}: load the module vhost_net`, {
+        cause: error,
+      });
+    }
+    log.warn(
+      { errno: errnoOf(error), path: VHOST_NET },
+      "no vhost-net on this host: QEMU moves the pod's frames itself",
+    );
+    return [];
+  }
+}

@@ -1,0 +1,210 @@
+/** From interfaces to open taps: plans, journals and executes, trying another model where the kernel refuses one. */
+import { errnoOf, SandboxError } from "../../base/errors.ts";
+import type { Log } from "../../base/log.ts";
+import { closeFd } from "../../native/fd.ts";
+import {
+  dumpFilters,
+  type Filter,
+  type Link,
+  type NetlinkSocket,
+  parseFilter,
+  TC_CLSACT_IN,
+  TC_INGRESS_HANDLE,
+  TC_INGRESS_PARENT,
+} from "../../netlink/index.ts";
+import { type Executed, executePlan, StepError } from "./execute.ts";
+import type { Netns } from "./netns.ts";
+import {
+  type NetUndoRecord,
+  type NetworkModel,
+  undoRecordOf,
+  type WiringModel,
+  type WiringPlan,
+} from "./plan.ts";
+import { chooseMacvtapIndex, planMacvtap } from "./plan-macvtap.ts";
+import { planRedirect } from "./plan-redirect.ts";
+import { type PodState, rereadPodState, TAP_NAME, tapName } from "./pod-state.ts";
+import { undoInNetns } from "./undo.ts";
+import { openVhost, type VhostMode } from "./vhost.ts";
+
+export interface AttachOptions {
+  readonly netnsPath: string;
+  readonly model: NetworkModel;
+  /** Queue pairs of each NIC: the number of vCPUs; capped at MAX_QUEUES. */
+  readonly queues: number;
+  readonly vhost: VhostMode;
+  readonly log: Log;
+  /** Writes a record for undoPodNetwork() where it survives this process; called before the first change it covers. */
+  readonly journal: (record: NetUndoRecord) => void | Promise<void>;
+}
+
+/** More queues than this cost memory and vectors without a gain for one pod. */
+export const MAX_QUEUES = 8;
+
+/** What to try when the kernel refuses a model. */
+const FALLBACK: Readonly<Record<WiringModel, WiringModel | undefined>> = {
+  ebpf: "tcfilter",
+  tcfilter: "macvtap",
+  macvtap: undefined,
+};
+/** Errno by which a kernel says that it lacks a classifier, an action or a kind of link, or forbids bpf(2). */
+const UNSUPPORTED = new Set(["ENOENT", "EOPNOTSUPP", "EPROTONOSUPPORT", "EPERM", "ENOSYS"]);
+/** Errno that mean that somebody changed the namespace between reading and wiring. */
+const CONFLICT = new Set(["EEXIST", "EBUSY", "ENODEV"]);
+const CONFLICT_ATTEMPTS = 3;
+
+/** Where and how to wire. */
+export interface WiringContext {
+  readonly options: AttachOptions;
+  readonly netns: Netns;
+  readonly socket: NetlinkSocket;
+  readonly signal: AbortSignal;
+  /** executePlan, or what a test puts in its place to refuse a step. */
+  readonly execute?: typeof executePlan;
+}
+
+/** Interfaces that are wired. The descriptors are the caller's. */
+export interface Wired {
+  readonly plan: WiringPlan;
+  /** The state that was wired: before any change. */
+  readonly state: PodState;
+  readonly links: readonly Link[];
+  /** By name of the tap. */
+  readonly tapFds: ReadonlyMap<string, readonly number[]>;
+  readonly vhostFds: ReadonlyMap<string, readonly number[]>;
+}
+
+/**
+ * Wires the interfaces that `choose` picks from the state.
+ * @returns undefined when it picks none.
+ * @throws SandboxError ERR_HOST with the step that the kernel refused; everything is undone then.
+ */
+export async function wireLinks(
+  context: WiringContext,
+  first: PodState,
+  wanted: WiringModel,
+  choose: (state: PodState) => Link[],
+): Promise<Wired | undefined> {
+  const { options, socket, signal } = context;
+  let state = first;
+  let model = wanted;
+  for (let conflicts = 0; ; ) {
+    const links = choose(state);
+    if (links.length === 0) return undefined;
+    const plan = await makePlan(model, state, links, options.queues, socket);
+    try {
+      return await wireOnce(context, plan, state, links);
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      const errno = errnoOf(error) ?? "";
+      const next = FALLBACK[model];
+      if (isRefusedModel(error, errno) && next !== undefined) {
+        options.log.warn(
+          { err: error, step: error.step.name },
+          `this kernel refuses the network model ${model}; using ${next} instead`,
+        );
+        model = next;
+      } else if (CONFLICT.has(errno) && ++conflicts < CONFLICT_ATTEMPTS) {
+        options.log.debug({ err: error }, "the pod's network changed while it was wired; trying again");
+      } else {
+        throw error;
+      }
+    }
+    signal.throwIfAborted();
+    state = await rereadPodState(socket);
+  }
+}
+
+/** Only steps that need the model's own kernel parts tell that the kernel lacks them. */
+function isRefusedModel(error: StepError, errno: string): boolean {
+  const { action } = error.step;
+  return (
+    UNSUPPORTED.has(errno) && (action.do === "bpf-filter" || action.do === "route" || action.do === "macvtap")
+  );
+}
+
+async function wireOnce(
+  context: WiringContext,
+  plan: WiringPlan,
+  state: PodState,
+  links: readonly Link[],
+): Promise<Wired> {
+  const { options, netns, socket, signal, execute = executePlan } = context;
+  const vhostFds = new Map<string, readonly number[]>();
+  let executed: Executed | undefined;
+  const record = undoRecordOf(plan, netns);
+  await options.journal(record);
+  try {
+    executed = await execute(plan, netns.fd, socket, options.log);
+    signal.throwIfAborted();
+    for (const { tap } of plan.nics)
+      vhostFds.set(tap.name, openVhost(options.vhost, tap.queues, options.log));
+    return { plan, state, links, tapFds: executed.tapFds, vhostFds };
+  } catch (error) {
+    closeAll(executed?.tapFds ?? new Map(), vhostFds);
+    await undoInNetns(record.undo, netns);
+    throw error;
+  }
+}
+
+function closeAll(...maps: ReadonlyMap<string, readonly number[]>[]): void {
+  for (const map of maps) for (const fds of map.values()) for (const fd of fds) closeFd(fd);
+}
+
+/** The ordinals of our taps in the namespace. */
+export function takenOrdinals(state: PodState): number[] {
+  return state.links.flatMap((link) => {
+    const match = TAP_NAME.exec(link.name);
+    return match === null ? [] : [Number(match[1])];
+  });
+}
+
+async function makePlan(
+  model: WiringModel,
+  state: PodState,
+  links: readonly Link[],
+  queues: number,
+  socket: NetlinkSocket,
+): Promise<WiringPlan> {
+  const capped = Math.max(1, Math.min(queues, MAX_QUEUES));
+  const lastIndex = Math.max(...state.links.map((link) => link.index));
+  const firstOrdinal = Math.max(-1, ...takenOrdinals(state)) + 1;
+  const tapOf = (i: number) => ({
+    name: tapName(firstOrdinal + i),
+    index: model === "macvtap" ? chooseMacvtapIndex() : lastIndex + 1 + i,
+    queues: capped,
+  });
+  if (model === "macvtap") {
+    return planMacvtap(
+      state,
+      links.map((link, i) => ({ link, tap: tapOf(i) })),
+    );
+  }
+  const targets = links.map(async (link, i) => ({
+    link,
+    tap: tapOf(i),
+    ...(await ingressOf(state, link, socket)),
+  }));
+  return planRedirect(model, await Promise.all(targets));
+}
+
+/** What is on the ingress side of the pod's interface already; almost always nothing, and then nothing is asked. */
+async function ingressOf(state: PodState, link: Link, socket: NetlinkSocket) {
+  const present = state.qdiscs.find(
+    (qdisc) => qdisc.index === link.index && qdisc.parent === TC_INGRESS_PARENT,
+  );
+  if (present === undefined) return { present, foreign: [] };
+  const parent = present.kind === "clsact" ? TC_CLSACT_IN : TC_INGRESS_HANDLE;
+  const messages = await socket.dump(dumpFilters(link.index, parent));
+  return { present, foreign: messages.map((message): Filter => parseFilter(message.payload)) };
+}
+
+/** @throws SandboxError ERR_ALREADY_EXISTS when a tap of ours is in the namespace. */
+export function refuseTaken(state: PodState): void {
+  const taken = state.links.find((link) => TAP_NAME.test(link.name));
+  if (taken === undefined) return;
+  throw new SandboxError(
+    "ERR_ALREADY_EXISTS",
+    `another microVM is attached to this network namespace: it has the interface ${taken.name}`,
+  );
+}

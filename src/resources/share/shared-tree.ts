@@ -1,0 +1,246 @@
+/**
+ * The tree that virtiofsd shares with the guest: `<sandbox dir>/shared`, a mount of its own with shared propagation,
+ * so that what is mounted below it later crosses into virtiofsd's mount namespace (mount_namespaces(7)).
+ *
+ *   shared/<container>/rootfs   the container's root file system
+ *   shared/.volumes/<n>         a bind mount that one or more containers have, read-only where none may write
+ *   shared/.sentinel/proof      a file on a mount made after virtiofsd started (docs/protocol.md)
+ *
+ * Containers that mount the same volume get one mount: two would be two sets of inodes for the guest (virtiofsd tells
+ * mounts apart), with separate page caches and locks, and a unix socket bound through one could not be reached through
+ * the other.
+ */
+import { randomBytes } from "node:crypto";
+import fs from "node:fs";
+import path from "node:path";
+import { errnoOf, SandboxError } from "../../base/errors.ts";
+import { failPoint } from "../../base/failpoint.ts";
+import { removeTree } from "../../base/remove-tree.ts";
+import { UndoStack } from "../../base/undo.ts";
+import type { BindPlan } from "../../oci/rewrite.ts";
+
+/** The mounts that the tree needs; implemented by src/native. Options are those of mount(8). */
+export interface MountSyscalls {
+  mount(source: string, target: string, fstype: string, options: readonly string[]): Promise<void>;
+  /** umount2(2) with MNT_DETACH; a target that is not mounted is no error. */
+  detach(target: string): Promise<void>;
+}
+
+/** Writes a mount ahead of making it, and notes when it is gone. */
+export interface MountJournal {
+  add(record: { kind: "mount"; path: string } | { kind: "dir"; path: string }): number;
+  done(number: number): void;
+}
+
+/** One mount as containerd's Create request names it. */
+export interface RootfsMount {
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+export const SENTINEL_NAME = ".sentinel/proof";
+const VOLUMES_NAME = ".volumes";
+
+/** What is shared of the host: a path, with or without what is mounted below it, writable or not. */
+export type ShareRequest = Pick<BindPlan, "source" | "kind" | "readonly" | "recursive" | "destination">;
+
+/** A mount below the tree, held until it is released by everyone who got it. */
+export interface SharedVolume {
+  /** Path below the tree. */
+  readonly name: string;
+  /** Idempotent. */
+  release(): Promise<void>;
+}
+
+interface Volume {
+  readonly request: ShareRequest;
+  readonly name: string;
+  readonly mounted: Promise<UndoStack>;
+  readonly beforeUnmount: () => Promise<void>;
+  holders: number;
+}
+
+export class SharedTree {
+  readonly path: string;
+  readonly #mounts: MountSyscalls;
+  readonly #journal: MountJournal;
+  readonly #undo = new UndoStack();
+  readonly #volumes = new Set<Volume>();
+  #volumeCount = 0;
+
+  private constructor(dir: string, mounts: MountSyscalls, journal: MountJournal) {
+    this.path = dir;
+    this.#mounts = mounts;
+    this.#journal = journal;
+  }
+
+  /** Makes the tree at `dir` (which must not exist), or nothing of it mounted. The caller disposes it. */
+  static async create(dir: string, mounts: MountSyscalls, journal: MountJournal): Promise<SharedTree> {
+    await using undo = new UndoStack();
+    const tree = undo.use("shared tree", new SharedTree(dir, mounts, journal));
+    makeDir(dir, 0o755);
+    await tree.#mount(tree.#undo, dir, dir, "none", ["bind"]);
+    await mounts.mount("none", dir, "none", ["shared"]);
+    makeDir(path.join(dir, VOLUMES_NAME), 0o700);
+    undo.move();
+    return tree;
+  }
+
+  /**
+   * Mounts the proof that late mounts cross. To be called after virtiofsd has its mount namespace.
+   * @returns the content that the guest must read at SENTINEL_NAME.
+   */
+  async placeSentinel(): Promise<Uint8Array> {
+    const dir = path.join(this.path, path.dirname(SENTINEL_NAME));
+    makeDir(dir, 0o700);
+    await this.#mount(this.#undo, "tmpfs", dir, "tmpfs", [
+      "size=4k",
+      "mode=0700",
+      "nosuid",
+      "nodev",
+      "noexec",
+    ]);
+    const content = randomBytes(16);
+    fs.writeFileSync(path.join(this.path, SENTINEL_NAME), content);
+    return content;
+  }
+
+  /**
+   * Mounts a container's root file system. All or nothing.
+   * @returns the undo of it, owned by the caller.
+   */
+  async addContainer(id: string, rootfs: readonly RootfsMount[]): Promise<UndoStack> {
+    await using undo = new UndoStack();
+    const dir = path.join(this.path, id);
+    if (fs.existsSync(dir)) {
+      throw new SandboxError("ERR_ALREADY_EXISTS", `container ${id} exists already in this sandbox`);
+    }
+    makeDir(dir, 0o700);
+    undo.defer(`directory of ${id}`, () => {
+      failPoint("release.container");
+      removeTree(dir);
+    });
+    failPoint("container.directory");
+    const root = path.join(dir, "rootfs");
+    makeDir(root, 0o755);
+    for (const mount of rootfs) await this.#mountRootfs(undo, mount, root);
+    failPoint("container.mounted");
+    return undo.move();
+  }
+
+  /**
+   * Mounts a path of the host for the guest, or finds it mounted already. A reader gets the writers' mount where there
+   * is one: its own read-only flag is set in the guest, which nothing here could enforce against a writer's container.
+   * @param beforeUnmount called with the volume's name when its last holder has let go; must not throw.
+   */
+  async share(request: ShareRequest, beforeUnmount: (name: string) => Promise<void>): Promise<SharedVolume> {
+    const volume = this.#find(request) ?? this.#add(request, beforeUnmount);
+    volume.holders++;
+    let held = true;
+    const release = async (): Promise<void> => {
+      if (!held) return;
+      held = false;
+      await this.#letGo(volume);
+    };
+    try {
+      await volume.mounted;
+    } catch (error) {
+      this.#volumes.delete(volume);
+      throw error;
+    }
+    return { name: volume.name, release };
+  }
+
+  #find({ source, recursive, readonly }: ShareRequest): Volume | undefined {
+    const same = [...this.#volumes].filter(
+      ({ request }) => request.source === source && request.recursive === recursive,
+    );
+    const writable = same.find(({ request }) => request.readonly === undefined);
+    return writable ?? same.find(({ request }) => request.readonly === readonly);
+  }
+
+  #add(request: ShareRequest, beforeUnmount: (name: string) => Promise<void>): Volume {
+    const name = path.join(VOLUMES_NAME, String(this.#volumeCount++));
+    const volume: Volume = {
+      request,
+      name,
+      mounted: this.#mountVolume(request, name),
+      beforeUnmount: () => beforeUnmount(name),
+      holders: 0,
+    };
+    this.#volumes.add(volume);
+    return volume;
+  }
+
+  async #letGo(volume: Volume): Promise<void> {
+    volume.holders--;
+    if (volume.holders > 0) return;
+    this.#volumes.delete(volume);
+    await volume.beforeUnmount();
+    await (await volume.mounted).disposeAsync();
+  }
+
+  async #mountVolume(request: ShareRequest, name: string): Promise<UndoStack> {
+    const { source, kind, readonly, recursive, destination } = request;
+    await using undo = new UndoStack();
+    const target = path.join(this.path, name);
+    if (kind === "dir") fs.mkdirSync(target);
+    else fs.writeFileSync(target, "");
+    undo.defer(`volume ${target}`, () => removeTree(target));
+    // Slave: what the host mounts below the source later is seen in the guest, and nothing goes back.
+    const options = [recursive ? "rbind" : "bind", "rslave", ...(readonly ? [readonly] : [])];
+    try {
+      await this.#mount(undo, source, target, "none", options);
+    } catch (error) {
+      throw new SandboxError("ERR_HOST", `cannot mount ${source} for ${destination}`, { cause: error });
+    }
+    return undo.move();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#undo.disposeAsync();
+  }
+
+  async #mountRootfs(undo: UndoStack, mount: RootfsMount, target: string): Promise<void> {
+    try {
+      await this.#mount(undo, mount.source, target, mount.type, mount.options);
+    } catch (error) {
+      throw new SandboxError(
+        "ERR_HOST",
+        `cannot mount the root file system (${mount.type} of ${mount.source})`,
+        {
+          cause: error,
+          fields: { path: target },
+        },
+      );
+    }
+  }
+
+  /** Journal first, then the mount, then its undo. */
+  async #mount(
+    undo: UndoStack,
+    source: string,
+    target: string,
+    fstype: string,
+    options: readonly string[],
+  ): Promise<void> {
+    const record = this.#journal.add({ kind: "mount", path: target });
+    undo.defer(`mount ${target}`, async () => {
+      await this.#mounts.detach(target);
+      this.#journal.done(record);
+    });
+    failPoint("mount.journalled");
+    await this.#mounts.mount(source, target, fstype, options);
+  }
+}
+
+/** @throws ERR_HOST, or ERR_EXHAUSTED where the run directory is full; names the path. */
+function makeDir(dir: string, mode: number): void {
+  try {
+    fs.mkdirSync(dir, { mode });
+  } catch (error) {
+    const code = errnoOf(error) === "ENOSPC" ? "ERR_EXHAUSTED" : "ERR_HOST";
+    throw new SandboxError(code, `cannot create ${dir}`, { cause: error });
+  }
+}

@@ -1,0 +1,247 @@
+/**
+ * Boots a sandbox's machine: everything that does not depend on something else runs at the same time, nothing polls,
+ * and readiness is the agent's own hello, raced against the exit of every process that the guest needs.
+ *
+ *   vsock backend ─┐
+ *   pod network  ──┼─> QEMU ──> hello ──> CreateSandbox ──> Machine
+ *   virtiofsd  ────┘
+ */
+import { GuestAgent, type GuestDialer } from "../agent/guest-agent.ts";
+import { allOrAbort } from "../base/all-or-abort.ts";
+import { describeError, SandboxError } from "../base/errors.ts";
+import { type FailPoint, failPoint } from "../base/failpoint.ts";
+import type { Log } from "../base/log.ts";
+import { timeoutMs } from "../base/timeouts.ts";
+import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
+import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
+import type { RunningVm, VmConfig } from "../hypervisor/hypervisor.ts";
+import { type MountSyscalls, SENTINEL_NAME } from "../resources/share/shared-tree.ts";
+import { countedTransport, type LinkCounters } from "../vsock/counted-transport.ts";
+import type { VsockTransport } from "../vsock/transport.ts";
+import type { Workspace } from "./workspace.ts";
+
+/** A helper process of the machine. */
+export interface Helper extends AsyncReleasable {
+  readonly pid: number;
+  /** Resolves with a sentence when it ended unasked; stays pending otherwise. */
+  readonly crashed: Promise<SandboxError>;
+}
+
+export interface SharedFsDaemon extends Helper {
+  readonly socketPath: string;
+}
+
+export interface VsockEndpoint extends AsyncReleasable {
+  readonly transport: VsockTransport;
+  /** The user-space backend's process, where there is one. */
+  readonly helper: Helper | undefined;
+}
+
+/** The pod's network as the machine needs it; `none` has no NIC. */
+export interface MachineNetwork extends AsyncReleasable {
+  readonly nics: VmConfig["nics"];
+  /** What the guest is told, as ApplyNetworkRequest. */
+  readonly guest: Parameters<GuestAgent["calls"]["applyNetwork"]>[0];
+  readonly netnsPath: string | undefined;
+  /** Called once the VMM has inherited the NICs' descriptors. */
+  inherited(): void;
+  /** Follows the pod's namespace from the hello on, until what it resolves with is released. Never rejects. */
+  serve(vm: RunningVm, agent: GuestAgent): Promise<NetworkService>;
+}
+
+export interface NetworkService extends AsyncReleasable {
+  /** Resolves when the guest has what was put into a namespace of our own making since the boot. Never rejects. */
+  settled(): Promise<void>;
+}
+
+export interface MachineDeps {
+  readonly mounts: MountSyscalls;
+  startSharedFs(workspace: Workspace, signal: AbortSignal): Promise<SharedFsDaemon>;
+  openVsock(workspace: Workspace, signal: AbortSignal): Promise<VsockEndpoint>;
+  attachNetwork(workspace: Workspace, signal: AbortSignal): Promise<MachineNetwork>;
+  /** Starts the VMM; resolves when its process runs. */
+  launch(parts: LaunchParts, signal: AbortSignal): Promise<RunningVm>;
+}
+
+export interface LaunchParts {
+  readonly workspace: Workspace;
+  readonly sharedFs: SharedFsDaemon;
+  readonly vsock: VsockEndpoint;
+  readonly network: MachineNetwork;
+}
+
+export interface GuestSetup {
+  readonly sandboxId: string;
+  readonly hostname: string;
+  readonly sharedTag: string;
+  readonly shmSizeBytes: number;
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly sharePidNamespace: boolean;
+}
+
+export interface BootInit {
+  readonly workspace: Workspace;
+  readonly guest: GuestSetup;
+  readonly guestLogLevel: string;
+  readonly log: Log;
+  readonly onEvent: (event: Event) => void;
+}
+
+/** A machine that said hello and was set up. Disposing it ends the VM and everything that served it. */
+export interface Machine extends AsyncReleasable {
+  readonly vm: RunningVm;
+  readonly agent: GuestAgent;
+  /** Resolves with the reason when the VM, a helper or the agent's connection was lost unasked. */
+  readonly lost: Promise<SandboxError>;
+  /** To wait for before a container starts: CNI may have added interfaces after the boot. Never rejects. */
+  networkSettled(): Promise<void>;
+  /** Milliseconds of each step. */
+  readonly steps: Readonly<Record<string, number>>;
+  /** What went between host and guest. */
+  readonly link: Readonly<LinkCounters>;
+}
+
+/** Milliseconds that the exit of QEMU may be seen after the exit of a helper that it caused. */
+const CAUSE_WAIT_MS = 300;
+
+/** @throws ERR_BOOT with QEMU's stderr and the end of the guest's console; everything acquired is released. */
+export async function bootMachine(deps: MachineDeps, init: BootInit, signal: AbortSignal): Promise<Machine> {
+  await using undo = new UndoStack();
+  const { workspace, log } = init;
+  const steps: Record<string, number> = {};
+  const startedAt = performance.now();
+  const mark = (name: string) => {
+    steps[name] = Math.round((performance.now() - startedAt) * 10) / 10;
+  };
+  const [sharedFs, vsock, network] = await allOrAbort<[SharedFsDaemon, VsockEndpoint, MachineNetwork]>(
+    signal,
+    [
+      async (abort) => undo.use("virtiofsd", await deps.startSharedFs(workspace, abort)),
+      async (abort) => passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
+      async (abort) =>
+        passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
+    ],
+  );
+  mark("prepared");
+  const vm = undo.use("vm", await deps.launch({ workspace, sharedFs, vsock, network }, signal));
+  vsock.transport.deviceInherited();
+  network.inherited();
+  mark("launched");
+  failPoint("boot.launched");
+  const crashed = firstCrash(vm, [sharedFs, ...(vsock.helper === undefined ? [] : [vsock.helper])]);
+  const transport = countedTransport(vsock.transport);
+  const agent = undo.use("agent", await connect(init, vm, transport, crashed, signal));
+  mark("hello");
+  failPoint("boot.hello");
+  await setUpGuest(init, agent, network, crashed, signal);
+  const service = undo.use("network service", await network.serve(vm, agent));
+  mark("ready");
+  failPoint("boot.ready");
+  log.info({ ...steps, vmPid: vm.pid }, "the guest is ready");
+  const owned = undo.move();
+  return {
+    vm,
+    agent,
+    steps,
+    link: transport.counters,
+    networkSettled: () => service.settled(),
+    lost: Promise.race([crashed, agent.lost]),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+function passing<T>(point: FailPoint, value: T): T {
+  failPoint(point);
+  return value;
+}
+
+/**
+ * Resolves when the VMM or a helper ended unasked. A helper that failed takes QEMU down and is the reason. One that
+ * ended well did so because QEMU was gone, and may be seen first: QEMU, which knows why, gets a moment to be seen too.
+ */
+function firstCrash(vm: RunningVm, helpers: readonly Helper[]): Promise<SandboxError> {
+  const helperCrash = Promise.race(helpers.map((helper) => helper.crashed));
+  const settled = helperCrash.then(async (reason) => {
+    if (reason.fields.exitCode !== 0) return reason;
+    const waited = new Promise<SandboxError>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, reason));
+    return await Promise.race([vm.crashed, waited]);
+  });
+  return Promise.race([vm.crashed, settled]);
+}
+
+async function connect(
+  init: BootInit,
+  vm: RunningVm,
+  transport: GuestDialer,
+  crashed: Promise<SandboxError>,
+  signal: AbortSignal,
+): Promise<GuestAgent> {
+  const controller = new AbortController();
+  const limit = timeoutMs("boot");
+  const timer = setTimeout(
+    () =>
+      controller.abort(
+        new SandboxError("ERR_BOOT", withOutput(`the guest said no hello within ${limit} ms`, vm)),
+      ),
+    limit,
+  );
+  const forward = () => controller.abort(signal.reason);
+  signal.addEventListener("abort", forward, { once: true });
+  void crashed.then((reason) =>
+    controller.abort(new SandboxError("ERR_BOOT", `the guest did not boot: ${reason.message}`)),
+  );
+  try {
+    return await GuestAgent.connect(
+      { transport, log: init.log, guestLogLevel: init.guestLogLevel, onEvent: init.onEvent },
+      controller.signal,
+    );
+  } catch (error) {
+    throw controller.signal.aborted && controller.signal.reason instanceof SandboxError
+      ? controller.signal.reason
+      : error;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", forward);
+  }
+}
+
+async function setUpGuest(
+  init: BootInit,
+  agent: GuestAgent,
+  network: MachineNetwork,
+  crashed: Promise<SandboxError>,
+  signal: AbortSignal,
+): Promise<void> {
+  const { guest, workspace } = init;
+  const sentinelContent = await workspace.tree.placeSentinel();
+  failPoint("boot.sentinel");
+  await Promise.race([
+    agent.calls.createSandbox(
+      {
+        sandboxId: guest.sandboxId,
+        hostname: guest.hostname.slice(0, 64),
+        sharedTag: guest.sharedTag,
+        sentinelPath: SENTINEL_NAME,
+        sentinelContent,
+        shmSizeBytes: BigInt(guest.shmSizeBytes),
+        sysctls: guest.sysctls,
+        sharePidNamespace: guest.sharePidNamespace,
+        network: network.guest,
+      },
+      { signal, timeoutMs: timeoutMs("agentCall") },
+    ),
+    crashed.then((reason) => {
+      throw new SandboxError("ERR_BOOT", `the guest could not be set up: ${describeError(reason)}`);
+    }),
+  ]);
+}
+
+/** `what`, followed by the ends of QEMU's stderr and of the guest's console where they say anything. */
+function withOutput(what: string, vm: RunningVm): string {
+  const tail = (text: string) => text.trim().split("\n").slice(-8).join("\n");
+  const stderr = tail(vm.stderrTail());
+  const console = tail(vm.consoleTail());
+  return [what, stderr && `QEMU's stderr:\n${stderr}`, console && `end of the guest's console:\n${console}`]
+    .filter((part) => part !== "")
+    .join("\n");
+}

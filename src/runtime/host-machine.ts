@@ -1,0 +1,218 @@
+/**
+ * The parts of a machine on this host: what bootMachine() needs, made from the configuration. Each part records what
+ * it starts in the sandbox's journal.
+ */
+
+import { failPoint } from "../base/failpoint.ts";
+import type { Log } from "../base/log.ts";
+import { UndoStack } from "../base/undo.ts";
+import type { Config, ResolvedPaths } from "../config/index.ts";
+import { checkVsockDaemon } from "../config/index.ts";
+import { superviseChild } from "../hypervisor/child-process.ts";
+import type { Accel } from "../hypervisor/hypervisor.ts";
+import { findQboot } from "../hypervisor/qemu/firmware.ts";
+import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
+import { startVirtiofsd } from "../hypervisor/virtiofsd.ts";
+import { createMounter, startTscMeasurement } from "../native/index.ts";
+import { rotatingFile } from "../persist/rotating-file.ts";
+import type { VsockTransport } from "../vsock/transport.ts";
+import { openVsockTransport } from "../vsock/transport.ts";
+import type { Helper, LaunchParts, MachineDeps, MachineNetwork, VsockEndpoint } from "./boot.ts";
+import type { MachineSize } from "./sizing.ts";
+import type { Workspace } from "./workspace.ts";
+
+/** Bytes of the guest console's log file, which is kept twice: the guest decides how much it writes. */
+const CONSOLE_LIMIT_BYTES = 256 << 10;
+
+export const SHARED_TAG = "caissonShared";
+
+export interface HostMachineInit {
+  readonly name: string;
+  readonly config: Config;
+  readonly paths: ResolvedPaths;
+  readonly accel: Accel;
+  readonly size: MachineSize;
+  readonly maxSize: MachineSize;
+  /** The pod's network namespace; undefined: a new one, whose interfaces come later. */
+  readonly netnsPath: string | undefined;
+  readonly log: Log;
+}
+
+export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineDeps {
+  // The emulator's counter is the host's own; KVM tells its guests.
+  const tscKhz = init.accel === "tcg" ? startTscMeasurement() : () => undefined;
+  return {
+    mounts: createMounter({ beneath: runDir }),
+    startSharedFs: (workspace) => startSharedFs(init, workspace),
+    openVsock: (workspace, signal) => openVsock(init, workspace, signal),
+    attachNetwork: (workspace, signal) => attachNetwork(init, workspace, signal),
+    launch: (parts, signal) =>
+      parts.workspace.spawn(
+        "qemu",
+        init.paths.qemu,
+        () => launch(init, parts, tscKhz(), signal),
+        () => failPoint("qemu.spawned"),
+      ),
+  };
+}
+
+async function startSharedFs({ config, paths, log }: HostMachineInit, workspace: Workspace) {
+  const { virtioFsCache, virtioFsExtraArgs, virtioFsDaemonFlavour } = config.hypervisor;
+  const socketPath = workspace.paths.virtiofsSocket;
+  const child = await workspace.spawn(
+    "virtiofsd",
+    paths.virtiofsd,
+    () =>
+      startVirtiofsd({
+        path: paths.virtiofsd,
+        ...(virtioFsDaemonFlavour !== "auto" && { flavour: virtioFsDaemonFlavour }),
+        sharedDir: workspace.tree.path,
+        socketPath,
+        cache: virtioFsCache,
+        extraArgs: virtioFsExtraArgs,
+        log,
+      }),
+    () => failPoint("virtiofsd.spawned"),
+  );
+  return Object.assign(child, { socketPath });
+}
+
+async function openVsock(
+  init: HostMachineInit,
+  workspace: Workspace,
+  signal: AbortSignal,
+): Promise<VsockEndpoint> {
+  let helper: Helper | undefined;
+  const transport: VsockTransport = await openVsockTransport(
+    {
+      backend: init.config.hypervisor.vsockBackend,
+      dir: workspace.paths.dir,
+      daemonPath: () => checkVsockDaemon(init.config),
+      spawn: async (name, file, args) => {
+        const onStderrLine = (line: string) => init.log.info({ component: name }, line);
+        const start = () => superviseChild({ name, file, args, log: init.log, onStderrLine });
+        const child = await workspace.spawn(name, file, start, () => failPoint("vsock.spawned"));
+        helper = child;
+        return child;
+      },
+    },
+    signal,
+  );
+  return { transport, helper, [Symbol.asyncDispose]: () => transport[Symbol.asyncDispose]() };
+}
+
+async function attachNetwork(
+  init: HostMachineInit,
+  workspace: Workspace,
+  signal: AbortSignal,
+): Promise<MachineNetwork> {
+  const { config, log } = init;
+  if (config.runtime.internetworkingModel === "none") return noNetwork;
+  const [{ attachPodNetwork, makeNetns, undoPodNetwork }, { machineNetwork }] = await Promise.all([
+    import("../resources/net/index.ts"),
+    import("./machine-network.ts"),
+  ]);
+  await using undo = new UndoStack();
+  const own = init.netnsPath === undefined ? await makeNetns() : undefined;
+  undo.defer("network namespace", () => own?.close());
+  const netnsPath = own?.path ?? init.netnsPath ?? "";
+  const journalled = new Map<number, unknown>();
+  const undone = () => {
+    for (const number of journalled.keys()) workspace.journal.done(number);
+  };
+  const network = await attachPodNetwork(
+    {
+      netnsPath,
+      model: config.runtime.internetworkingModel,
+      queues: config.hypervisor.networkQueues || Math.min(init.size.cpus, 8),
+      vhost: config.hypervisor.disableVhostNet ? "off" : "auto",
+      log,
+      journal: (plan) => {
+        journalled.set(workspace.journal.add({ kind: "net", plan }), plan);
+        failPoint("network.journalled");
+      },
+    },
+    signal,
+  ).catch(async (error: unknown) => {
+    // It has undone itself, or says in the error that it could not; what the journal says is made sure of.
+    for (const plan of journalled.values()) await undoPodNetwork(plan);
+    undone();
+    throw error;
+  });
+  const machine = machineNetwork({
+    network,
+    netnsPath,
+    own: own !== undefined,
+    portForward: config.runtime.portForward,
+    log: log.child({ component: "network" }),
+  });
+  undo.defer("wiring", async () => {
+    await machine[Symbol.asyncDispose]();
+    undone();
+  });
+  const owned = undo.move();
+  return { ...machine, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+const noNetwork: MachineNetwork = {
+  nics: [],
+  guest: {},
+  netnsPath: undefined,
+  inherited: () => undefined,
+  serve: async () => ({ settled: async () => undefined, [Symbol.asyncDispose]: async () => undefined }),
+  [Symbol.asyncDispose]: async () => undefined,
+};
+
+function launch(init: HostMachineInit, parts: LaunchParts, tscKhz: number | undefined, signal: AbortSignal) {
+  const { config, paths, size, maxSize } = init;
+  const { hypervisor } = config;
+  const qemu = new QemuHypervisor({
+    path: paths.qemu,
+    log: init.log.child({ component: "qemu" }),
+  });
+  const consoleFile = rotatingFile(parts.workspace.paths.consoleLog, CONSOLE_LIMIT_BYTES);
+  const firmware = hypervisor.firmware === "" ? findQboot(paths.qemu) : paths.firmware;
+  return qemu.launch(
+    {
+      name: init.name,
+      runDir: parts.workspace.paths.dir,
+      accel: init.accel,
+      cpus: size.cpus,
+      maxCpus: maxSize.cpus,
+      memoryMiB: size.memoryMiB,
+      maxMemoryMiB: maxSize.memoryMiB,
+      memorySlots: hypervisor.memorySlots,
+      hugepages: hypervisor.enableHugepages,
+      preallocate: hypervisor.enableMemPrealloc,
+      kernel: paths.kernel,
+      initrd: paths.initrd,
+      firmware,
+      kernelParams: [
+        ...parts.vsock.transport.kernelParams,
+        ...hypervisor.kernelParams.split(" ").filter((word) => word !== ""),
+      ],
+      tscKhz,
+      verboseConsole: hypervisor.enableDebug,
+      cpuFeatures: hypervisor.cpuFeatures,
+      machineOptions: hypervisor.machineAccelerators,
+      sharedFs: {
+        socketPath: parts.sharedFs.socketPath,
+        tag: SHARED_TAG,
+        queueSize: hypervisor.virtioFsQueueSize,
+      },
+      vsock: parts.vsock.transport.device,
+      nics: parts.network.nics,
+      netnsPath: parts.network.netnsPath,
+      rootPorts: hypervisor.pcieRootPort,
+      reclaimFreedMemory: hypervisor.reclaimGuestFreedMemory,
+      seccomp: hypervisor.seccompsandbox,
+      onConsoleLine: (line) => {
+        consoleFile.write(
+          `${JSON.stringify({ time: new Date().toISOString(), component: "console", msg: line })}\n`,
+        );
+        init.log.debug({ component: "console" }, line);
+      },
+    },
+    signal,
+  );
+}

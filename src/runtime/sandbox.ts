@@ -1,0 +1,382 @@
+/**
+ * One sandbox: a microVM, the tree it shares with the host, the guest's agent, and the containers in it. Owns all of
+ * them; whatever happens, `stop` leaves nothing behind. Knows no RPC types and no containerd.
+ */
+import { describeError, primaryError, SandboxError } from "../base/errors.ts";
+import { failPoint } from "../base/failpoint.ts";
+import type { Log } from "../base/log.ts";
+import { timeoutMs } from "../base/timeouts.ts";
+import { UndoStack } from "../base/undo.ts";
+import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
+import { type BlockPlan, withGuestDevices } from "../oci/devices.ts";
+import type { BindPlan, MemoryPlan } from "../oci/rewrite.ts";
+import type { OciSpec } from "../oci/spec.ts";
+import type { RootfsMount, SharedTree } from "../resources/share/shared-tree.ts";
+import { type BootInit, bootMachine, type Machine, type MachineDeps } from "./boot.ts";
+import { Container } from "./container.ts";
+import { ContainerProcess, type ProcessExit } from "./container-process.ts";
+import { guestProcess } from "./guest-process.ts";
+import { pauseProcess } from "./pause-process.ts";
+import { type DiskNumbers, PodDisks } from "./pod-disks.ts";
+import { PodVolumes } from "./pod-volumes.ts";
+import { nextSandboxState, type SandboxEvent, type SandboxState } from "./sandbox-state.ts";
+import type { StdioSpec } from "./stdio/open.ts";
+import { Workspace, type WorkspaceInit } from "./workspace.ts";
+
+/** What the owner of the sandbox learns unasked. */
+export interface SandboxObserver {
+  /** A process ended, for whatever reason; called once for each. */
+  exited(process: ContainerProcess, exit: ProcessExit): void;
+  outOfMemory(containerId: string): void;
+  /** The VM or a part of it died unasked; all processes have been settled as killed. */
+  lost(reason: SandboxError): void;
+}
+
+export interface SandboxInit {
+  /** containerd's namespace; logging binaries are told. */
+  readonly namespace: string;
+  readonly workspace: WorkspaceInit;
+  readonly boot: Omit<BootInit, "workspace" | "onEvent">;
+  readonly observer: SandboxObserver;
+  readonly log: Log;
+}
+
+export interface NewContainer {
+  readonly id: string;
+  readonly bundle: string;
+  readonly stdio: StdioSpec;
+  /** What runs in the guest; undefined for the pause container of a pod, which is the machine's own life. */
+  readonly guest: GuestContainer | undefined;
+}
+
+export interface GuestContainer {
+  /** Already rewritten for the guest. */
+  readonly spec: OciSpec;
+  readonly binds: readonly BindPlan[];
+  readonly memory: readonly MemoryPlan[];
+  readonly blocks: readonly BlockPlan[];
+  readonly rootfs: readonly RootfsMount[];
+}
+
+/** Status of a process whose guest was lost: 128 + SIGKILL. */
+const KILLED = 137;
+
+export class Sandbox {
+  readonly #init: SandboxInit;
+  readonly #deps: MachineDeps;
+  readonly #containers = new Map<string, Container>();
+  /** Ids of containers that are being created. */
+  readonly #reserved = new Set<string>();
+  #state: SandboxState = "created";
+  #workspace: Workspace | undefined;
+  #volumes: PodVolumes | undefined;
+  readonly #disks: PodDisks;
+  #ready: Promise<Machine> | undefined;
+  #machine: Machine | undefined;
+  #loss: SandboxError | undefined;
+  #bootFailure: SandboxError | undefined;
+  #stopping: Promise<void> | undefined;
+  readonly #aborter = new AbortController();
+
+  constructor(deps: MachineDeps, init: SandboxInit) {
+    this.#deps = deps;
+    this.#init = init;
+    this.#disks = new PodDisks({ log: init.log, machine: () => this.machine() });
+  }
+
+  get state(): SandboxState {
+    return this.#state;
+  }
+  /** The VMM's pid; 0 before it runs. */
+  get vmPid(): number {
+    return this.#machine?.vm.pid ?? 0;
+  }
+  /** The machine while it runs. */
+  get runningMachine(): Machine | undefined {
+    return this.#state === "running" ? this.#machine : undefined;
+  }
+  /** Why it failed, once it has. */
+  get failure(): SandboxError | undefined {
+    return this.#loss ?? this.#bootFailure;
+  }
+  get containers(): readonly Container[] {
+    return [...this.#containers.values()];
+  }
+  /** Milliseconds of each boot step, by name. */
+  get bootSteps(): Readonly<Record<string, number>> {
+    return this.#machine?.steps ?? {};
+  }
+
+  /** The container `id`. @throws ERR_NOT_FOUND */
+  container(id: string): Container {
+    const found = this.#containers.get(id);
+    if (found === undefined) throw new SandboxError("ERR_NOT_FOUND", `container ${id} not found`);
+    return found;
+  }
+
+  /**
+   * Makes the sandbox's place on the host and starts the machine, without waiting for it: containers may be created
+   * at once and wait themselves. Valid in `created`. @throws when the place cannot be made; nothing is left then.
+   */
+  async start(): Promise<void> {
+    this.#step("boot");
+    try {
+      this.#workspace = await Workspace.create(this.#deps.mounts, this.#init.workspace);
+    } catch (error) {
+      this.#step("fail");
+      throw error;
+    }
+    this.#ready = bootMachine(
+      this.#deps,
+      {
+        ...this.#init.boot,
+        workspace: this.#workspace,
+        onEvent: (event) => this.#onEvent(event),
+      },
+      this.#aborter.signal,
+    ).then((machine) => this.#onReady(machine));
+    this.#ready.catch((error: unknown) => {
+      if (this.#state === "booting") this.#step("fail");
+      const primary = primaryError(error);
+      this.#bootFailure = primary instanceof SandboxError ? primary : undefined;
+      this.#init.log.error({ err: describeError(error) }, "the sandbox did not boot");
+    });
+  }
+
+  /** The machine once it runs. @throws why it did not boot or is gone. */
+  async machine(): Promise<Machine> {
+    if (this.#loss !== undefined) throw this.#loss;
+    if (this.#ready === undefined || this.#state === "stopping" || this.#state === "stopped") {
+      throw new SandboxError("ERR_STATE", `the sandbox is ${this.#state}`);
+    }
+    return await this.#ready;
+  }
+
+  /** Creates a container; its init process waits to be started. All or nothing. */
+  async createContainer(request: NewContainer): Promise<Container> {
+    const tree = this.#place().tree;
+    if (this.#containers.has(request.id) || this.#reserved.has(request.id)) {
+      throw new SandboxError("ERR_ALREADY_EXISTS", `container ${request.id} exists already`);
+    }
+    this.#reserved.add(request.id);
+    try {
+      return request.guest === undefined
+        ? await this.#createPause(request)
+        : await this.#create(tree, request, request.guest);
+    } finally {
+      this.#reserved.delete(request.id);
+    }
+  }
+
+  /** Registers an additional process of a running container. */
+  async createExec(containerId: string, execId: string, processJson: Uint8Array, stdio: StdioSpec) {
+    const container = this.container(containerId);
+    container.assertExecIdFree(execId);
+    const { agent } = await this.machine();
+    const process = await this.#newProcess(containerId, execId, stdio);
+    try {
+      await agent.calls.createExec({ containerId, execId, processJson, stdio: guestStdio(stdio) });
+      failPoint("exec.created");
+      process.bind(guestProcess(agent, process, () => this.#loss !== undefined));
+      container.addExec(process);
+    } catch (error) {
+      process.release();
+      throw error;
+    }
+    return process;
+  }
+
+  /** Deletes an exited process; for an init process the container goes too. @returns how it had ended. */
+  async deleteProcess(containerId: string, execId: string): Promise<ProcessExit> {
+    const container = this.container(containerId);
+    const exit = await container.process(execId).delete();
+    if (execId !== "") {
+      container.forgetExec(execId);
+      return exit;
+    }
+    this.#containers.delete(containerId);
+    try {
+      await container.release();
+    } catch (error) {
+      // Told as a failure it would be tried again on a container that is gone. The journal has what is left.
+      this.#init.log.error({ err: describeError(error) }, `container ${containerId} left something behind`);
+    }
+    return exit;
+  }
+
+  /** Ends the machine and removes everything. Idempotent; never throws: what fails is logged and left to `delete`. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  async #createPause({ id, bundle }: NewContainer): Promise<Container> {
+    await this.machine();
+    const process = await this.#newProcess(id, "", { stdin: "", stdout: "", stderr: "", terminal: false });
+    process.bind(pauseProcess(process));
+    const container = new Container({ id, bundle, init: process, undo: new UndoStack(), inGuest: false });
+    this.#containers.set(id, container);
+    if (this.#loss !== undefined) process.settle({ status: KILLED, exitedAt: new Date() });
+    return container;
+  }
+
+  async #create(tree: SharedTree, request: NewContainer, guest: GuestContainer): Promise<Container> {
+    const process = await this.#newProcess(request.id, "", request.stdio);
+    const undo = new UndoStack();
+    try {
+      undo.use("root file system", await tree.addContainer(request.id, guest.rootfs));
+      const machine = await this.machine();
+      const { agent } = machine;
+      const volumes = await this.#podVolumes(tree).attach(guest);
+      undo.use("volumes", volumes.undo);
+      const numbers: DiskNumbers[] = [];
+      for (const block of guest.blocks) numbers.push(await this.#disks.attach(block, undo));
+      const spec = withGuestDevices(volumes.spec, guest.blocks, numbers);
+      await agent.calls.createContainer({
+        containerId: request.id,
+        specJson: new TextEncoder().encode(JSON.stringify(spec)),
+        rootfsPath: guest.spec.root?.path ?? "",
+        stdio: guestStdio(request.stdio),
+      });
+      failPoint("container.created");
+      process.bind(
+        guestProcess(
+          agent,
+          process,
+          () => this.#loss !== undefined,
+          () => machine.networkSettled(),
+        ),
+      );
+      const { id, bundle } = request;
+      const container = new Container({ id, bundle, init: process, undo, inGuest: true });
+      this.#containers.set(request.id, container);
+      if (this.#loss !== undefined) process.settle({ status: KILLED, exitedAt: new Date() });
+      return container;
+    } catch (error) {
+      process.release();
+      await undo.disposeAsync().catch((failure: unknown) => {
+        this.#init.log.warn({ err: describeError(failure) }, `container ${request.id} left mounts behind`);
+      });
+      throw error;
+    }
+  }
+
+  #podVolumes(tree: SharedTree): PodVolumes {
+    this.#volumes ??= new PodVolumes({
+      tree,
+      log: this.#init.log,
+      agent: async () => (await this.machine()).agent,
+    });
+    return this.#volumes;
+  }
+
+  async #newProcess(containerId: string, execId: string, stdio: StdioSpec): Promise<ContainerProcess> {
+    const log = this.#init.log.child(
+      execId === "" ? { container: containerId } : { container: containerId, exec: execId },
+    );
+    const { namespace } = this.#init;
+    const process = await ContainerProcess.open({ containerId, execId, stdio, namespace, log });
+    void process.wait().then((exit) => this.#init.observer.exited(process, exit));
+    return process;
+  }
+
+  #onReady(machine: Machine): Machine {
+    this.#machine = machine;
+    if (this.#state !== "booting") return machine; // stop() came first and tears it down
+    this.#step("ready");
+    void machine.lost.then((reason) => this.#onLost(reason));
+    return machine;
+  }
+
+  #onEvent(event: Event): void {
+    const { event: it } = event;
+    if (it.case === "processExited") {
+      const { containerId, execId, status, exitedAtUnixNano } = it.value;
+      const exitedAt = new Date(Number(exitedAtUnixNano / 1_000_000n));
+      this.#findProcess(containerId, execId)?.settle({ status, exitedAt });
+    } else if (it.case === "outOfMemory" && this.#containers.has(it.value.containerId)) {
+      this.#init.observer.outOfMemory(it.value.containerId);
+    }
+  }
+
+  #findProcess(containerId: string, execId: string): ContainerProcess | undefined {
+    const container = this.#containers.get(containerId);
+    if (execId === "") return container?.init;
+    return container?.execs.find((process) => process.execId === execId);
+  }
+
+  #onLost(reason: SandboxError): void {
+    if (this.#state !== "running") return;
+    this.#loss = reason;
+    this.#step("fail");
+    this.#init.log.error({ err: describeError(reason) }, "the sandbox was lost");
+    // What nobody can reach must not go on running, and calls that wait for it need not wait for their deadline.
+    this.#machine?.agent.abandon(reason);
+    void this.#machine?.vm.kill();
+    const exit = { status: KILLED, exitedAt: new Date() };
+    for (const container of this.#containers.values()) {
+      for (const process of [...container.execs, container.init]) process.settle(exit);
+    }
+    this.#init.observer.lost(reason);
+  }
+
+  async #stop(): Promise<void> {
+    const wasBooting = this.#state === "booting";
+    if (nextSandboxState(this.#state, "stop") !== undefined) this.#step("stop");
+    const exit = { status: KILLED, exitedAt: new Date() };
+    this.#aborter.abort(new SandboxError("ERR_CANCELED", "the sandbox is being stopped"));
+    if (wasBooting) await this.#ready?.catch(() => undefined);
+    const steps: [string, () => Promise<void> | undefined][] = [
+      ["machine", () => this.#endMachine()],
+      ...this.containers.map((container): [string, () => Promise<void>] => [
+        `container ${container.id}`,
+        () => {
+          for (const process of [...container.execs, container.init]) process.settle(exit);
+          return container.release();
+        },
+      ]),
+      ["workspace", () => this.#removeWorkspace()],
+    ];
+    for (const [name, run] of steps) {
+      try {
+        await run();
+      } catch (error) {
+        this.#init.log.error({ step: name, err: describeError(error) }, "teardown step failed");
+      }
+    }
+    this.#containers.clear();
+    this.#state = "stopped";
+  }
+
+  async #endMachine(): Promise<void> {
+    failPoint("stop.machine");
+    await this.#machine?.[Symbol.asyncDispose]();
+  }
+
+  async #removeWorkspace(): Promise<void> {
+    failPoint("stop.workspace");
+    await this.#workspace?.[Symbol.asyncDispose]();
+  }
+
+  #place(): Workspace {
+    if (this.#workspace === undefined) throw new SandboxError("ERR_STATE", `the sandbox is ${this.#state}`);
+    return this.#workspace;
+  }
+
+  #step(event: SandboxEvent): void {
+    const next = nextSandboxState(this.#state, event);
+    if (next === undefined)
+      throw new SandboxError("ERR_STATE", `the sandbox cannot ${event}: it is ${this.#state}`);
+    this.#state = next;
+  }
+}
+
+const guestStdio = (stdio: StdioSpec) => ({
+  terminal: stdio.terminal,
+  stdin: stdio.stdin !== "",
+  stdout: stdio.stdout !== "",
+  stderr: stdio.stderr !== "" && !stdio.terminal,
+});
+
+/** How long a whole stop may take, for callers that bound it. */
+export const stopLimitMs = (): number => timeoutMs("teardown");

@@ -1,0 +1,165 @@
+/**
+ * Copies between the host ends of a process's stdio and its streams to the guest. Each direction is on its own; a
+ * stalled reader stalls its own stream and nothing else, and nobody waits here for the process, nor it for us.
+ */
+import { describeError } from "../../base/errors.ts";
+import { failPoint } from "../../base/failpoint.ts";
+import type { Log } from "../../base/log.ts";
+import type { InputSource, OutputSink } from "./endpoints.ts";
+import type { HostStdio } from "./open.ts";
+
+export type StreamName = "stdin" | "stdout" | "stderr";
+
+/** One stream to the guest, after OPEN was answered. */
+export interface GuestStream {
+  readonly readable: AsyncIterable<Uint8Array>;
+  send(bytes: Uint8Array): Promise<void>;
+  sendEof(): Promise<void>;
+  reset(reason: string): void;
+}
+
+export type DialStream = (name: StreamName) => Promise<GuestStream>;
+
+/** How often a broken output stream is dialled again before its output is given up. */
+const REDIALS = 3;
+
+export class ProcessIo {
+  readonly #host: HostStdio;
+  readonly #log: Log;
+  readonly #streams = new Set<GuestStream>();
+  readonly #failed = new Set<OutputSink>();
+  #outputs: Promise<unknown> = Promise.resolve();
+  #progress = 0;
+  #closed = false;
+
+  constructor(host: HostStdio, log: Log) {
+    this.#host = host;
+    this.#log = log;
+  }
+
+  /** Dials every stream that has a host end and starts copying. Resolves when all are attached. */
+  async attach(dial: DialStream): Promise<void> {
+    const { stdin, stdout, stderr } = this.#host;
+    const attached = await Promise.allSettled([
+      stdin && this.#open(dial, "stdin"),
+      stdout && this.#open(dial, "stdout"),
+      stderr && this.#open(dial, "stderr"),
+    ]);
+    const failed = attached.find((result) => result.status === "rejected");
+    if (failed !== undefined) {
+      this.close();
+      throw failed.reason;
+    }
+    const [input, output, error] = attached.map((result) =>
+      result.status === "fulfilled" ? result.value : undefined,
+    );
+    if (stdin !== undefined && input !== undefined) void this.#copyInput(stdin, input);
+    const copies: Promise<void>[] = [];
+    if (stdout !== undefined && output !== undefined)
+      copies.push(this.#copyOutput(stdout, output, dial, "stdout"));
+    if (stderr !== undefined && error !== undefined)
+      copies.push(this.#copyOutput(stderr, error, dial, "stderr"));
+    this.#outputs = Promise.all(copies);
+  }
+
+  /** CloseIO: what the client wrote before still reaches the process, then its stdin ends. */
+  closeStdin(): void {
+    this.#host.stdin?.finish();
+  }
+
+  /**
+   * Waits until all output was delivered, or until nothing moved for as long as the sinks have patience.
+   * @returns whether all was delivered.
+   */
+  async drain(): Promise<boolean> {
+    const sinks = [this.#host.stdout, this.#host.stderr];
+    const patienceMs = Math.max(0, ...sinks.map((sink) => sink?.patienceMs ?? 0));
+    let timer: ReturnType<typeof setInterval> | undefined;
+    const stalled = new Promise<false>((resolve) => {
+      let seen = this.#progress;
+      timer = setInterval(() => {
+        if (this.#progress === seen) resolve(false);
+        seen = this.#progress;
+      }, patienceMs);
+    });
+    try {
+      return await Promise.race([this.#outputs.then(() => true as const), stalled]);
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  /** Ends everything at once; readers on the host see end of file. Idempotent. What remains to end is `released`. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const stream of this.#streams) stream.reset("closed by the host");
+    this.#host.stdin?.close();
+    this.#host.stdout?.close();
+    this.#host.stderr?.close();
+  }
+
+  /** Resolves when nothing of the host ends is left; to be awaited after `close`. */
+  async released(): Promise<void> {
+    await Promise.all([this.#host.stdout?.released, this.#host.stderr?.released]);
+  }
+
+  async #open(dial: DialStream, name: StreamName): Promise<GuestStream> {
+    const stream = await dial(name);
+    if (this.#closed) stream.reset("closed by the host");
+    else this.#streams.add(stream);
+    return stream;
+  }
+
+  async #copyInput(source: InputSource, stream: GuestStream): Promise<void> {
+    try {
+      for await (const chunk of source.chunks) {
+        failPoint("stdio.input");
+        await stream.send(chunk);
+      }
+      if (!this.#closed) await stream.sendEof();
+    } catch (error) {
+      // The process closed its stdin or ended; what is left in the pipe has no taker.
+      this.#log.debug({ err: describeError(error) }, "stdin ended early");
+      source.close();
+    }
+  }
+
+  async #copyOutput(sink: OutputSink, first: GuestStream, dial: DialStream, name: StreamName): Promise<void> {
+    let stream = first;
+    for (let attempt = 0; ; attempt++) {
+      try {
+        for await (const chunk of stream.readable) await this.#deliver(sink, chunk, name);
+        break;
+      } catch (error) {
+        this.#streams.delete(stream);
+        if (this.#closed || attempt === REDIALS) {
+          if (!this.#closed)
+            this.#log.warn({ err: describeError(error) }, `${name} was cut: its stream broke`);
+          break;
+        }
+        this.#log.debug({ err: describeError(error) }, `${name} stream broke; dialling again`);
+        const again = await this.#open(dial, name).catch(() => undefined);
+        if (again === undefined) break;
+        stream = again;
+      }
+    }
+    this.#streams.delete(stream);
+    await sink.finish(() => {
+      this.#progress++;
+    });
+  }
+
+  /** A sink that fails loses what it did not take; the process must neither block nor die of it. */
+  async #deliver(sink: OutputSink, chunk: Uint8Array, name: StreamName): Promise<void> {
+    try {
+      failPoint("stdio.output");
+      if (!this.#failed.has(sink)) await sink.write(chunk);
+      this.#progress++;
+    } catch (error) {
+      if (this.#closed) throw error;
+      this.#failed.add(sink);
+      this.#log.warn({ err: describeError(error) }, `${name} is dropped from here on`);
+    }
+  }
+}

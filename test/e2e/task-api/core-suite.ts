@@ -1,0 +1,101 @@
+/** What must work with every containerd: a life of a container through `ctr`, call by call. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { ContainerdVersion } from "../../harness/containerd.ts";
+import { onTerminal, TERMINAL_SIZE } from "../../harness/on-terminal.ts";
+import { describeResult } from "../../harness/run.ts";
+import { type TestHost, withTestHost } from "../../harness/test-host.ts";
+
+/** Collects the topics of `ctr events` while `body` runs, and after it until there are as many as expected. */
+export async function topicsOf(
+  host: TestHost,
+  expected: number,
+  body: () => Promise<void>,
+): Promise<{ topics: string[]; text: string }> {
+  const [file = "", ...args] = host.containerd.ctrCommand(["events"]);
+  const events = spawn(file, args, { stdio: ["ignore", "pipe", "ignore"] });
+  let text = "";
+  events.stdout.on("data", (chunk: Buffer) => {
+    text += chunk.toString();
+  });
+  try {
+    await sleep(300); // ctr says nothing when it has subscribed
+    await body();
+    const deadline = performance.now() + 5_000;
+    while (topicsIn(text).length < expected && performance.now() < deadline) await sleep(50);
+  } finally {
+    // nsenter passes signals on to nobody: the process below it is ctr.
+    for (const { pid, commandLine } of host.world.processes())
+      if (commandLine.endsWith(" events")) process.kill(pid);
+    events.kill("SIGKILL");
+  }
+  return { topics: topicsIn(text), text };
+}
+
+const topicsIn = (text: string): string[] => text.match(/\/tasks\/[a-z-]+/g) ?? [];
+
+export function coreSuite(version: ContainerdVersion): void {
+  const { ledgeredTest } = withTestHost(version);
+
+  ledgeredTest("run gives both streams, the exit code, and its events in order", async (host) => {
+    const { topics, text } = await topicsOf(host, 4, async () => {
+      const result = await host.run(["sh", "-c", "echo out; echo err >&2; exit 7"]);
+      assert.deepEqual(
+        [result.stdout, result.stderr, result.code],
+        ["out\n", "err\n", 7],
+        describeResult(result),
+      );
+    });
+    assert.deepEqual(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], text);
+  });
+
+  ledgeredTest("exec, ps, metrics, pause, resume and kill work on a running container", async (host) => {
+    const { containerd } = host;
+    const id = await host.runDetached([
+      "sh",
+      "-c",
+      "trap 'exit 42' USR1; touch /ready; while :; do sleep 0.1; done",
+    ]);
+    const exec = await host.exec(id, [
+      "sh",
+      "-c",
+      "until test -e /ready; do sleep 0.1; done; echo hi; exit 5",
+    ]);
+    assert.deepEqual([exec.stdout, exec.code], ["hi\n", 5], describeResult(exec));
+    const missing = await host.exec(id, ["/no/such/program"]);
+    assert.match(missing.stderr, /\/no\/such\/program.*no such file/i, describeResult(missing));
+    const ps = await containerd.ctrOk(["task", "ps", id]);
+    assert.match(ps.stdout, /^PID\s+INFO\n(\d+\s.*\n){1,2}$/, describeResult(ps));
+    const metrics = await containerd.ctrOk(["task", "metrics", id]);
+    assert.match(metrics.stdout, /memory\.usage\s+[1-9]\d+/, describeResult(metrics));
+    await containerd.ctrOk(["task", "pause", id]);
+    assert.match((await containerd.ctrOk(["task", "list"])).stdout, new RegExp(`${id}\\s.*PAUSED`));
+    await containerd.ctrOk(["task", "resume", id]);
+    assert.match((await containerd.ctrOk(["task", "list"])).stdout, new RegExp(`${id}\\s.*RUNNING`));
+    await containerd.ctrOk(["task", "kill", "--signal", "SIGUSR1", id]);
+    await host.waitUntilStopped(id);
+    const late = await containerd.ctr(["task", "kill", "--signal", "SIGTERM", id]);
+    assert.match(late.stderr, /not found|already finished/, describeResult(late));
+    const removed = await containerd.ctr(["task", "delete", id]);
+    assert.match(removed.stderr, /exit code 42/, describeResult(removed));
+    await containerd.ctrOk(["container", "delete", id]);
+  });
+
+  ledgeredTest("a terminal has the size of the caller's", async (host) => {
+    const script = `tty; ${TERMINAL_SIZE}; exit 3`;
+    const result = await onTerminal(host, host.runArguments(["sh", "-c", script], { flags: ["--tty"] }));
+    assert.match(result.stdout, /^\/dev\/pts\/0\n33 99\n/, describeResult(result));
+    assert.equal(result.code, 3, describeResult(result));
+  });
+
+  ledgeredTest("two containers run in two machines", async (host) => {
+    const ids = await Promise.all([host.runDetached(["sleep", "1000"]), host.runDetached(["sleep", "1000"])]);
+    const read = async (id: string) =>
+      (await host.exec(id, ["cat", "/proc/sys/kernel/random/boot_id"])).stdout;
+    const [first, second] = await Promise.all(ids.map(read));
+    assert.match(first ?? "", /^[0-9a-f-]{36}\n$/);
+    assert.notEqual(first, second);
+    await Promise.all(ids.map((id) => host.remove(id)));
+  });
+}

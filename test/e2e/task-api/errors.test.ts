@@ -1,0 +1,148 @@
+/** What every call answers in every state: as docs/errors.md says, and as runc's shim does where that says anything. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { repositoryRoot } from "../../harness/paths.ts";
+import { createWorld, type World } from "../../harness/world.ts";
+import {
+  containerMatrix,
+  containerStates,
+  execMatrix,
+  execStates,
+  type Matrix,
+  MatrixPod,
+  processSpec,
+} from "./call-matrix.ts";
+
+let world: World;
+let ours: MatrixPod;
+let control: MatrixPod;
+before(async () => {
+  world = await createWorld();
+  ours = await MatrixPod.start(world, "ours");
+  control = await MatrixPod.start(world, "runc", "/usr/bin/containerd-shim-runc-v2");
+});
+after(async () => {
+  await ours?.[Symbol.asyncDispose]();
+  await control?.[Symbol.asyncDispose]();
+  await world[Symbol.asyncDispose]();
+});
+
+/** runc's shim gives what has no code of its own the code Unknown, which our client reads as Internal. */
+const NO_CODE = ["Internal", "Unknown"];
+/** "call state" where the answer is meant to be another than runc's. */
+const differences = new Map([
+  ["Exec created", "a process can only be added to what runs"],
+  ["ResizePty stopped", "who resizes a terminal that has just gone is not told off"],
+]);
+
+/** The table below the heading `title` of docs/errors.md, as "call state" → cell. */
+function documented(title: string): Map<string, string> {
+  const text = readFileSync(join(repositoryRoot, "docs/errors.md"), "utf8");
+  const section = text.slice(text.indexOf(`### ${title}`)).split("\n### ")[0] ?? "";
+  const rows = section.split("\n").filter((line) => line.startsWith("|"));
+  const cells = rows.map((row) =>
+    row
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
+  const [states = [], _line, ...calls] = cells;
+  const entries = calls.flatMap(([call = "", ...row]) =>
+    row.map((cell, index): [string, string] => [`${call} ${states[index + 1]}`, cell]),
+  );
+  return new Map(entries);
+}
+
+const codes = (matrix: Matrix) =>
+  new Map(
+    Object.entries(matrix).flatMap(([call, row]) =>
+      Object.entries(row).map(([state, { code }]): [string, string] => [`${call} ${state}`, code]),
+    ),
+  );
+
+async function compare(title: string, states: readonly string[], play: (pod: MatrixPod) => Promise<Matrix>) {
+  const [own, runc] = [await play(ours), await play(control)];
+  const expected = documented(title);
+  assert.ok(expected.size > states.length, `docs/errors.md has no table "${title}"`);
+  const found = codes(own);
+  for (const [cell, code] of expected) assert.equal(found.get(cell) ?? "–", code, `${title}: ${cell}`);
+  assert.deepEqual(
+    [...found.keys()].filter((cell) => !expected.has(cell)),
+    [],
+    "not in docs/errors.md",
+  );
+  for (const [cell, theirs] of codes(runc)) {
+    if (differences.has(cell)) continue;
+    const mine = found.get(cell) ?? "";
+    if (NO_CODE.includes(theirs))
+      assert.ok(!["ok", "waits", ...NO_CODE].includes(mine), `${cell}: runc refuses it, we ${mine}`);
+    else assert.equal(mine, theirs, `${cell}: runc's shim answers ${theirs}`);
+  }
+}
+
+test("calls on a container answer by its state as documented and as runc's shim does", async () => {
+  await compare("Calls on a container", containerStates, containerMatrix);
+});
+
+test("calls on an exec answer by its state as documented and as runc's shim does", async () => {
+  await compare("Calls on an exec", execStates, execMatrix);
+});
+
+const rejection = async (call: Promise<unknown>): Promise<string> => {
+  try {
+    await call;
+  } catch (error) {
+    return (error as Error).message;
+  }
+  throw new Error("the call succeeded");
+};
+
+test("refusals have the words that clients of runc's shim look for", async () => {
+  for (const pod of [ours, control]) {
+    const running = await pod.inState("running");
+    const stopped = await pod.inState("stopped");
+    const { task } = pod;
+    assert.match(await rejection(task.delete({ id: running })), /cannot delete a running process/);
+    assert.match(await rejection(task.start({ id: running })), /cannot start a running process/);
+    assert.match(await rejection(task.start({ id: stopped })), /cannot start a stopped process/);
+    assert.match(await rejection(task.kill({ id: stopped, signal: 15 })), /process already finished/);
+    assert.match(
+      await rejection(task.exec({ id: stopped, execId: "late", spec: processSpec(["true"]) })),
+      /cannot exec in a stopped state/,
+    );
+  }
+});
+
+test("what cannot be executed is refused soon, with runc's reason", async () => {
+  const cases: [string, readonly string[], RegExp][] = [
+    [
+      "no such path",
+      ["/no/such/program"],
+      /"\/no\/such\/program": stat \/no\/such\/program: no such file or directory/,
+    ],
+    ["no such name", ["nonesuch"], /"nonesuch": executable file not found in \$PATH/],
+    ["a directory", ["/tmp"], /"\/tmp": (is a directory|permission denied)/],
+    ["a plain file", ["/etc/passwd"], /"\/etc\/passwd": permission denied/],
+  ];
+  for (const pod of [ours, control]) {
+    const id = await pod.inState("running");
+    for (const [name, args, reason] of cases) {
+      const execId = `x-${name.replaceAll(" ", "-")}`;
+      await pod.task.exec({ id, execId, spec: processSpec(args) });
+      const started = performance.now();
+      assert.match(await rejection(pod.task.start({ id, execId })), reason, name);
+      assert.ok(performance.now() - started < 1_000, `${name}: took over a second`);
+      await pod.task.delete({ id, execId });
+      const container = pod.newId();
+      // runc finds out when it creates the container, we when its process is started.
+      const begin = async () => {
+        await pod.create(container, args);
+        await pod.task.start({ id: container });
+      };
+      assert.match(await rejection(begin()), reason, name);
+      await pod.task.delete({ id: container }).catch(() => undefined);
+    }
+  }
+});

@@ -1,0 +1,85 @@
+/** The Sandbox service called directly: every state of a sandbox, and its containers through the Task API beside it. */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { fromBinary } from "@bufbuild/protobuf";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { Status } from "../../../src/base/errors.ts";
+import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v2/metrics_pb.ts";
+import { statusOf } from "../../../src/ttrpc/index.ts";
+import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
+import { assertEven, takeSnapshot } from "../../harness/leak-ledger.ts";
+import { createWorld, type World } from "../../harness/world.ts";
+
+let world: World;
+before(async () => {
+  world = await createWorld();
+});
+after(() => world[Symbol.asyncDispose]());
+
+const rejectsWith = (promise: Promise<unknown>, status: number) =>
+  assert.rejects(promise, (error: Error) => statusOf(error).code === status);
+
+test("a sandbox is created, started, asked, stopped and shut down", async () => {
+  const ledger = takeSnapshot(world);
+  await using shim = await DirectShim.start({ world, id: "pod" });
+  const [sandbox, task] = [await shim.sandbox(), await shim.task()];
+  const sandboxId = "pod";
+  await rejectsWith(sandbox.startSandbox({ sandboxId }), Status.NotFound);
+  await rejectsWith(sandbox.sandboxStatus({ sandboxId }), Status.NotFound);
+  await sandbox.createSandbox({ sandboxId, bundlePath: shim.bundle });
+  await rejectsWith(sandbox.createSandbox({ sandboxId, bundlePath: shim.bundle }), Status.AlreadyExists);
+  await rejectsWith(sandbox.pingSandbox({ sandboxId }), Status.FailedPrecondition);
+  const waiting = sandbox.waitSandbox({ sandboxId });
+  const started = await sandbox.startSandbox({ sandboxId });
+  assert.ok(started.pid > 0);
+  assert.equal((await sandbox.startSandbox({ sandboxId })).pid, started.pid);
+  assert.equal((await sandbox.platform({ sandboxId })).platform?.os, "linux");
+  await sandbox.pingSandbox({ sandboxId });
+  await rejectsWith(sandbox.pingSandbox({ sandboxId: "other" }), Status.NotFound);
+  const ready = await sandbox.sandboxStatus({ sandboxId });
+  assert.deepEqual([ready.state, ready.pid], ["SANDBOX_READY", started.pid]);
+
+  const rootfs = [await busyboxRootfs(world)];
+  const bundle = shim.addBundle("c1", busyboxSpec(world, "c1", ["sleep", "1000"]));
+  await task.create({ id: "c1", bundle, rootfs });
+  await task.start({ id: "c1" });
+  const { metrics } = await sandbox.sandboxMetrics({ sandboxId });
+  const figures = fromBinary(MetricsSchema, metrics?.data?.value ?? new Uint8Array());
+  assert.ok((figures.memory?.usage ?? 0n) > 0n && (figures.pids?.current ?? 0n) === 1n);
+  assert.equal((await sandbox.sandboxStatus({ sandboxId, verbose: true })).info.containers, "c1");
+  // A container's end, and containerd's Shutdown after it, leave the sandbox alone.
+  await task.kill({ id: "c1", signal: 9 });
+  assert.equal((await task.wait({ id: "c1" })).exitStatus, 137);
+  await task.delete({ id: "c1" });
+  await task.shutdown({ id: "c1" });
+  await sandbox.pingSandbox({ sandboxId });
+
+  await task.create({
+    id: "c2",
+    bundle: shim.addBundle("c2", busyboxSpec(world, "c2", ["sleep", "1000"])),
+    rootfs,
+  });
+  await task.start({ id: "c2" });
+  const running = task.wait({ id: "c2" });
+  await sandbox.stopSandbox({ sandboxId });
+  assert.equal((await running).exitStatus, 137);
+  const exit = await waiting;
+  assert.equal(exit.exitStatus, 0);
+  const stopped = await sandbox.sandboxStatus({ sandboxId });
+  assert.equal(stopped.state, "SANDBOX_NOTREADY");
+  assert.deepEqual(
+    stopped.exitedAt && timestampDate(stopped.exitedAt),
+    exit.exitedAt && timestampDate(exit.exitedAt),
+  );
+  await sandbox.stopSandbox({ sandboxId });
+  await rejectsWith(sandbox.pingSandbox({ sandboxId }), Status.FailedPrecondition);
+  await rejectsWith(sandbox.startSandbox({ sandboxId }), Status.FailedPrecondition);
+  await rejectsWith(
+    task.create({ id: "late", bundle: shim.addBundle("late", busyboxSpec(world, "late", ["true"])), rootfs }),
+    Status.NotFound,
+  );
+  await sandbox.shutdownSandbox({ sandboxId });
+  await assertEven(world, ledger);
+  assert.ok(!existsSync(world.outside(shim.socketPath)));
+});

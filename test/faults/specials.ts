@@ -1,0 +1,440 @@
+/** Faults that are no process killed at a step of the shim: guests that fail or hang, full disks, absent readers, … */
+import { spawn } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { FailPoint } from "../../src/base/failpoint.ts";
+import { describeResult, type RunResult } from "../harness/run.ts";
+import { type FaultHost, killQuietly } from "./fault-host.ts";
+import { newContainerFails, type Outcome, SHOWN_LIMIT_MS } from "./scenario.ts";
+import { recoverySteps } from "./steps.ts";
+
+/** What a special does: drives, strikes and checks. It names its containers, which are removed afterwards. */
+interface Attempt {
+  readonly host: FaultHost;
+  /** A container id that is cleaned up at the end. */
+  newId(): string;
+  problem(text: string): void;
+  /** Runs `body` and notes how long it took, which must be below `limitMs`. */
+  timed<T>(what: string, limitMs: number, body: () => Promise<T>): Promise<T | undefined>;
+}
+
+export interface Special {
+  readonly fault: string;
+  readonly step: string;
+  readonly run: (attempt: Attempt) => Promise<void>;
+}
+
+const KILLED = 137;
+/** The agent's own deadline is 30 s where a guest that hangs is not to be told from one that is slow. */
+const CALL_LIMIT_MS = 36_000;
+const SLEEP = ["sleep", "1000"];
+
+/** Runs one special on a clean host and leaves it clean. */
+export async function runSpecial(host: FaultHost, special: Special): Promise<Outcome> {
+  const problems: string[] = [];
+  const ids: string[] = [];
+  let shownMs = 0;
+  const before = await host.ledger();
+  const attempt: Attempt = {
+    host,
+    newId: () => {
+      const id = host.newId();
+      ids.push(id);
+      return id;
+    },
+    problem: (text) => problems.push(text),
+    timed: async (what, limitMs, body) => {
+      const started = performance.now();
+      const running = body();
+      const result = await Promise.race([running, sleep(limitMs, "late" as const, { ref: false })]);
+      shownMs = Math.max(shownMs, performance.now() - started);
+      if (result === "late") problems.push(`hung: ${what} took longer than ${limitMs} ms`);
+      return result === "late" ? undefined : result;
+    },
+  };
+  try {
+    await special.run(attempt);
+  } catch (error) {
+    problems.push(error instanceof Error ? error.message.split("\n").slice(0, 3).join(" ") : String(error));
+  }
+  host.arm();
+  host.configure();
+  for (const id of ids) for (const hung of await host.clean(id)) problems.push(`hung: ${hung}`);
+  for (const leak of await host.leaks(before)) problems.push(`leaked ${leak}`);
+  const broken = await newContainerFails(host);
+  if (broken !== undefined) problems.push(broken);
+  return { fault: special.fault, step: special.step, problems, shownMs: Math.round(shownMs) };
+}
+
+async function expectKilled(attempt: Attempt, id: string, limitMs = SHOWN_LIMIT_MS): Promise<void> {
+  const { host } = attempt;
+  await attempt.timed(`the exit of ${id}`, limitMs, async () => {
+    while (host.events.exitStatus(id) === undefined) await sleep(50);
+  });
+  const status = host.events.exitStatus(id);
+  if (status !== KILLED) attempt.problem(`exit status ${status}, not ${KILLED}`);
+}
+
+/** The task can be deleted, soon, and containerd has its exit status. */
+async function expectDeleted(attempt: Attempt, id: string, status: number): Promise<void> {
+  const remove = () => attempt.host.containerd.ctr(["task", "delete", id], { timeoutMs: 20_000 });
+  const removed = await attempt.timed("Delete", 8_000, remove);
+  // ctr says so on stderr and exits 0 itself.
+  const found = removed !== undefined && /exit code (\d+)/.exec(removed.stderr)?.[1];
+  if (found !== String(status)) attempt.problem(`exit status ${found} at Delete, not ${status}`);
+}
+
+const kill = (host: FaultHost, id: string): Promise<RunResult> =>
+  host.containerd.ctr(["task", "kill", "--signal", "SIGKILL", id], { timeoutMs: 30_000 });
+
+/** The agent fails (`exit`: PID 1 ends, the guest's kernel panics) or hangs when it serves one call. */
+function agentFails(action: "exit" | "hang", call: string): Special {
+  return {
+    fault: action === "exit" ? "agent killed" : "agent hangs",
+    step: `agent: ${call}`,
+    run: async (attempt) => {
+      const { host } = attempt;
+      host.configure({ "hypervisor.qemu.kernel_params": `caisson.failpoint=${action}:${call}` });
+      const id = attempt.newId();
+      const limit = action === "exit" ? SHOWN_LIMIT_MS + 8_000 : CALL_LIMIT_MS + 8_000;
+      const duringRun = ["createSandbox", "createContainer", "startProcess", "stdio", "deleteProcess"];
+      if (call === "hello" || duringRun.includes(call)) {
+        const argv = call === "deleteProcess" ? ["sh", "-c", "exit 7"] : SLEEP;
+        const result = await attempt.timed("run", limit, () =>
+          host.run(id, argv, { flags: ["--rm"], timeoutMs: 60_000 }),
+        );
+        if (result?.code === 0) attempt.problem("run exits 0");
+        const status = host.events.exitStatus(id);
+        if (call === "deleteProcess" && status !== 7) attempt.problem(`exit status ${status}, not 7`);
+        return;
+      }
+      await host.runDetached(id, SLEEP);
+      if (call === "signalProcess") {
+        const killed = await attempt.timed("kill -9", SHOWN_LIMIT_MS, () => kill(host, id));
+        if (killed !== undefined && action === "hang" && killed.code !== 0)
+          attempt.problem(describeResult(killed));
+        return expectKilled(attempt, id);
+      }
+      const exec = await attempt.timed("exec", limit, () => host.exec(id, ["true"], { timeoutMs: 60_000 }));
+      if (exec?.code === 0) attempt.problem("exec exits 0");
+      if (action === "hang") await attempt.timed("kill -9", SHOWN_LIMIT_MS, () => kill(host, id));
+      await expectKilled(attempt, id);
+    },
+  };
+}
+
+const qemuStopped: Special = {
+  fault: "QEMU stopped (SIGSTOP)",
+  step: "idle, then kill -9",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const id = attempt.newId();
+    await host.runDetached(id, SLEEP);
+    host.kill("qemu", "SIGSTOP");
+    const status = await attempt.timed("State", 3_000, () => host.status(id));
+    if (status !== "RUNNING") attempt.problem(`State says ${status}`);
+    const killed = await attempt.timed("kill -9", 10_000, () => kill(host, id));
+    if (killed !== undefined && killed.code !== 0) attempt.problem(describeResult(killed));
+    await expectKilled(attempt, id);
+    await expectDeleted(attempt, id, KILLED);
+  },
+};
+
+const qemuStoppedExec: Special = {
+  fault: "QEMU stopped (SIGSTOP)",
+  step: "exec",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const id = attempt.newId();
+    await host.runDetached(id, SLEEP);
+    host.kill("qemu", "SIGSTOP");
+    const exec = await attempt.timed("exec", CALL_LIMIT_MS, () =>
+      host.exec(id, ["true"], { timeoutMs: 60_000 }),
+    );
+    if (exec?.code === 0) attempt.problem("exec exits 0");
+    host.kill("qemu", "SIGCONT");
+    const again = await host.exec(id, ["sh", "-c", "exit 9"], { timeoutMs: 20_000 });
+    if (again.code !== 9) attempt.problem(`exec after SIGCONT: ${describeResult(again)}`);
+  },
+};
+
+const guestPanic: Special = {
+  fault: "guest kernel panic",
+  step: "idle",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const id = attempt.newId();
+    const script = "sleep 1; echo c > /proc/sysrq-trigger; sleep 1000";
+    await host.runDetached(id, ["sh", "-c", script], ["--privileged"]);
+    await expectKilled(attempt, id);
+  },
+};
+
+/** A tmpfs of `size` bytes as run directory, full or nearly so while a container starts. */
+function diskFull(kib: number): Special {
+  return {
+    fault: "run directory full",
+    step: `create with ${kib} KiB free`,
+    run: async (attempt) => {
+      const { host } = attempt;
+      const remount = (size: string) =>
+        host.inWorld(`mount -o remount,size=${size} tmpfs /run/caisson`).then((result) => {
+          if (result.code !== 0) throw new Error(describeResult(result));
+        });
+      // A tmpfs of one page cannot even hold a file's first byte.
+      await remount(`${kib + 4}k`);
+      await host.inWorld("head -c 4096 /dev/zero > /run/caisson/.filler");
+      try {
+        const id = attempt.newId();
+        const result = await attempt.timed("run", 20_000, () =>
+          host.run(id, ["sh", "-c", "exit 7"], { flags: ["--rm"] }),
+        );
+        const refused = /No space left|ENOSPC|cannot write the journal|cannot create/i;
+        if (result !== undefined && result.code !== 7 && !refused.test(result.stderr))
+          attempt.problem(`no clear reason: ${result.stderr.trim().split("\n").at(-1)}`);
+      } finally {
+        await host.inWorld("rm -f /run/caisson/.filler");
+        await remount("64m");
+      }
+    },
+  };
+}
+
+/** Room for a few more files only: every step that makes one can be the one that fails. */
+function inodesGone(free: number): Special {
+  return {
+    fault: "run directory full",
+    step: `create with ${free} inodes free`,
+    run: async (attempt) => {
+      const { host } = attempt;
+      const { stdout } = await host.inWorld("df --output=iused /run/caisson | tail -n 1");
+      await host.inWorld(`mount -o remount,nr_inodes=${Number(stdout) + free} tmpfs /run/caisson`);
+      try {
+        const result = await attempt.timed("run", 20_000, () =>
+          host.run(attempt.newId(), ["sh", "-c", "exit 7"], { flags: ["--rm"] }),
+        );
+        const refused = /No space left|ENOSPC|cannot (write|create|listen|bind|mount)|Failed to bind/i;
+        if (result !== undefined && result.code !== 7 && !refused.test(result.stderr))
+          attempt.problem(`no clear reason: ${result.stderr.trim().split("\n").at(-1)}`);
+      } finally {
+        await host.inWorld("mount -o remount,nr_inodes=1000000 tmpfs /run/caisson");
+      }
+    },
+  };
+}
+
+const diskFullRunning: Special = {
+  fault: "run directory full",
+  step: "idle, exec, kill, delete",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const id = attempt.newId();
+    await host.runDetached(id, SLEEP);
+    await host.inWorld("mount -o remount,size=1m tmpfs /run/caisson; cat /dev/zero > /run/caisson/.filler");
+    try {
+      const exec = await attempt.timed("exec", SHOWN_LIMIT_MS, () => host.exec(id, ["sh", "-c", "exit 9"]));
+      if (exec?.code !== 9) attempt.problem(`exec: ${exec === undefined ? "late" : describeResult(exec)}`);
+      await kill(host, id);
+      await expectKilled(attempt, id);
+      await expectDeleted(attempt, id, KILLED);
+    } finally {
+      await host.inWorld("rm -f /run/caisson/.filler; mount -o remount,size=64m tmpfs /run/caisson");
+    }
+  },
+};
+
+/** The client that reads a container's output stops reading, or is killed. */
+function reader(how: "SIGSTOP" | "SIGKILL"): Special {
+  return {
+    fault: how === "SIGSTOP" ? "output pipe full" : "output pipe without a reader",
+    step: "stdio, then kill -9 and delete",
+    run: async (attempt) => {
+      const { host } = attempt;
+      const id = attempt.newId();
+      const [file = "", ...args] = host.runCommand(id, [
+        "sh",
+        "-c",
+        "while :; do head -c 65536 /dev/zero; done",
+      ]);
+      const client = spawn(file, args, { stdio: ["ignore", "pipe", "ignore"], detached: true });
+      try {
+        await new Promise<void>((resolve) => client.stdout.once("data", () => resolve()));
+        process.kill(-(client.pid ?? 0), how);
+        await sleep(1_500); // until every buffer on the way is full
+        const exec = await attempt.timed("exec", 5_000, () => host.exec(id, ["sh", "-c", "exit 9"]));
+        if (exec?.code !== 9) attempt.problem(`exec: ${exec === undefined ? "late" : describeResult(exec)}`);
+        const killed = await attempt.timed("kill -9", 3_000, () => kill(host, id));
+        if (killed !== undefined && killed.code !== 0) attempt.problem(describeResult(killed));
+        await expectKilled(attempt, id, 3_000);
+        await expectDeleted(attempt, id, KILLED);
+      } finally {
+        killQuietly(-(client.pid ?? 0));
+      }
+    },
+  };
+}
+
+const containerdRestarted: Special = {
+  fault: "containerd killed and started again",
+  step: "two running containers: wait, stdio, exec",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const [ticking, ending] = [attempt.newId(), attempt.newId()];
+    await host.runTicking(ticking);
+    await host.runDetached(ending, ["sh", "-c", "sleep 4; exit 5"]);
+    const before = await host.attach(ticking, 1_000);
+    await host.containerd.stop("SIGKILL");
+    await sleep(500);
+    await host.containerd.start();
+    await host.events.follow();
+    const status = await attempt.timed("State", 3_000, () => host.status(ticking));
+    if (status !== "RUNNING") attempt.problem(`${ticking} is ${status}`);
+    const exec = await host.exec(ticking, ["sh", "-c", "exit 9"], { timeoutMs: 20_000 });
+    if (exec.code !== 9) attempt.problem(`exec: ${describeResult(exec)}`);
+    const after = await host.attach(ticking, 1_500);
+    if (before.length === 0) attempt.problem("no output before the restart");
+    const next = after[0] ?? 0;
+    if (after.length === 0) attempt.problem("no output after the restart");
+    else if (next > (before.at(-1) ?? 0) + 1) attempt.problem(`output lost: ${before.at(-1)}, then ${next}`);
+    await attempt.timed("the exit of its own accord", SHOWN_LIMIT_MS, async () => {
+      while (host.events.exitStatus(ending) === undefined && (await host.status(ending)) !== "STOPPED")
+        await sleep(100);
+    });
+    await expectDeleted(attempt, ending, 5);
+  },
+};
+
+const parallel: Special = {
+  fault: "half of 20 shims killed",
+  step: "20 containers starting at once",
+  run: async (attempt) => {
+    const { host } = attempt;
+    host.configure({ "hypervisor.qemu.default_memory": 128 });
+    const runs = Array.from({ length: 20 }, () => {
+      const id = attempt.newId();
+      // Without the pod's namespace, which one machine can have.
+      return host.runPlain(id, ["sh", "-c", "exit 7"], { flags: ["--rm"], timeoutMs: 180_000 });
+    });
+    const victims = new Set<number>();
+    const started = performance.now();
+    while (victims.size < 10 && performance.now() - started < 60_000) {
+      await sleep(400);
+      const pids = host.pids("shim").filter((pid) => !victims.has(pid));
+      const victim = pids[Math.floor(Math.random() * pids.length)];
+      if (victim === undefined) continue;
+      victims.add(victim);
+      killQuietly(victim);
+    }
+    const results = await attempt.timed("all runs", 170_000, () => Promise.all(runs));
+    // Of a shim that died before containerd had connected, nobody removes the socket.
+    await sleep(1_500);
+    const collected = await host.collectGarbage();
+    if (/sandbox \//.test(collected)) attempt.problem(`left to gc: ${collected}`);
+    const good = (results ?? []).filter(({ code }) => code === 7).length;
+    if (good < 20 - victims.size)
+      attempt.problem(`${good} of the ${20 - victims.size} spared ran to their end`);
+  },
+};
+
+/** The clean-up is killed itself: `shim gc` (or the next sandbox of that id) finishes it. */
+function deleteKilled(point: FailPoint, action: "kill" | "error"): Special {
+  return {
+    fault: action === "kill" ? "shim killed, then `delete` killed" : "shim killed, then `delete` fails",
+    step: point,
+    run: async (attempt) => {
+      const { host } = attempt;
+      const id = attempt.newId();
+      await host.runDetached(id, SLEEP);
+      host.arm({ [point]: action });
+      host.kill("shim");
+      await attempt.timed("the failure of delete", SHOWN_LIMIT_MS, async () => {
+        while (!/failed to clean up after shim disconnected/.test(host.containerd.log())) await sleep(50);
+      });
+      host.arm();
+      const listed = await host.collectGarbage(true);
+      if (!/would remove sandbox/.test(listed)) attempt.problem(`a dry run of gc finds nothing: ${listed}`);
+      const report = await host.collectGarbage();
+      if (/failed:/.test(report)) attempt.problem(report);
+      // containerd keeps a bundle whose `delete` failed, and calls it once more when it starts.
+      await host.containerd.stop();
+      await host.containerd.start();
+      await host.events.follow();
+    },
+  };
+}
+
+const shimAndContainerdKilled: Special = {
+  fault: "shim and containerd killed",
+  step: "idle, then gc",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const [dead, living] = [attempt.newId(), attempt.newId()];
+    await host.runDetached(dead, SLEEP);
+    const shim = host.worker("shim");
+    await host.runPlainDetached(living, SLEEP);
+    await host.containerd.stop("SIGKILL");
+    killQuietly(shim);
+    await sleep(500);
+    const report = await host.collectGarbage();
+    if (!report.includes(`removed sandbox /run/caisson/${dead}-`)) attempt.problem(`gc: ${report}`);
+    if (!report.includes("1 sandboxes alive")) attempt.problem(`gc: ${report}`);
+    await host.containerd.start();
+    await host.events.follow();
+    const exec = await host.exec(living, ["sh", "-c", "exit 9"], { timeoutMs: 20_000 });
+    if (exec.code !== 9) attempt.problem(`the living one does not go on: ${describeResult(exec)}`);
+  },
+};
+
+const hostReboot: Special = {
+  fault: "host reboot",
+  step: "run directories gone, containerd's state kept",
+  run: async (attempt) => {
+    const { host } = attempt;
+    const id = attempt.newId();
+    await host.runDetached(id, SLEEP);
+    await host.containerd.stop("SIGKILL");
+    // What a reboot takes: every process, every mount, and what is below /run.
+    for (const { pid } of host.world.processes()) killQuietly(pid);
+    await sleep(300);
+    const script =
+      "grep ' /run/caisson/' /proc/self/mountinfo | cut -d' ' -f5 | tac | xargs -r -n1 umount -l; rm -rf /run/caisson/* /run/containerd/s/*; ip netns exec pod tc qdisc del dev eth0 ingress 2>/dev/null; true";
+    await host.inWorld(script);
+    await host.containerd.start();
+    await host.events.follow();
+    const status = await host.status(id);
+    if (status === "RUNNING") attempt.problem("containerd still shows it running");
+    const again = await attempt.timed("clean", SHOWN_LIMIT_MS, () => host.clean(id));
+    if (again !== undefined && again.length > 0) attempt.problem(again.join(", "));
+  },
+};
+
+const agentCalls = [
+  "hello",
+  "createSandbox",
+  "createContainer",
+  "stdio",
+  "startProcess",
+  "createExec",
+  "signalProcess",
+  "deleteProcess",
+];
+
+export const specials: readonly Special[] = [
+  ...agentCalls.map((call) => agentFails("exit", call)),
+  ...["createContainer", "startProcess", "createExec", "signalProcess", "deleteProcess"].map((call) =>
+    agentFails("hang", call),
+  ),
+  guestPanic,
+  qemuStopped,
+  qemuStoppedExec,
+  ...[0, 4, 8, 16].map(diskFull),
+  ...[0, 1, 2, 3, 4, 5, 6, 8, 10, 12].map(inodesGone),
+  diskFullRunning,
+  reader("SIGSTOP"),
+  reader("SIGKILL"),
+  containerdRestarted,
+  ...recoverySteps.map((point) => deleteKilled(point, "kill")),
+  ...recoverySteps.map((point) => deleteKilled(point, "error")),
+  shimAndContainerdKilled,
+  hostReboot,
+  parallel,
+];

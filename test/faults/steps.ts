@@ -1,0 +1,53 @@
+/** The steps of a container's life at which faults are injected, and what must be true after a fault in each. */
+import type { FailPoint } from "../../src/base/failpoint.ts";
+
+/**
+ * Where in its life the container is; it says what containerd must show after a fault.
+ * `create`: the call fails. `run`: the start fails, or the container ends as killed. `exec`, `stdio`, `idle`: the
+ * container ends as killed, or lives on where the fault spares it. `teardown`: its own exit status stands.
+ */
+export type Phase = "create" | "run" | "exec" | "stdio" | "idle" | "teardown";
+
+export interface Step {
+  /** Unique; the fail point's name where that is passed once in the container's life. */
+  readonly name: string;
+  readonly phase: Phase;
+  /** Absent for `idle`. */
+  readonly point?: FailPoint;
+  /** Which processes of the sandbox exist at the step. */
+  readonly has: { readonly virtiofsd?: boolean; readonly vsock?: boolean; readonly qemu?: boolean };
+  /** Passed by `start` and not by the server. */
+  readonly inStart?: boolean;
+}
+
+const none = {};
+const helpers = { virtiofsd: true, vsock: true };
+const all = { ...helpers, qemu: true };
+
+const at = (phase: Phase, has: Step["has"], ...points: FailPoint[]): Step[] =>
+  points.map((point) => ({ name: point, phase, point, has }));
+
+/** In the order of a container's life. */
+export const steps: readonly Step[] = [
+  { name: "start.bound", phase: "create", point: "start.bound", has: none, inStart: true },
+  { name: "start.spawned", phase: "create", point: "start.spawned", has: none, inStart: true },
+  ...at("create", none, "server.listening", "workspace.made", "mount.journalled", "workspace.shared"),
+  ...at("create", { virtiofsd: true }, "virtiofsd.spawned"),
+  ...at("create", { vsock: true }, "vsock.spawned", "vsock.ready"),
+  ...at("create", none, "network.journalled", "network.wired"),
+  ...at("create", none, "container.directory", "container.mounted"),
+  ...at("create", all, "qemu.spawned", "boot.launched", "boot.hello", "boot.sentinel", "boot.ready"),
+  ...at("create", all, "container.created"),
+  ...at("run", all, "start.attached", "start.started"),
+  { name: "idle", phase: "idle", has: all },
+  ...at("exec", all, "exec.created"),
+  { name: "exec: start.attached", phase: "exec", point: "start.attached", has: all },
+  { name: "exec: start.started", phase: "exec", point: "start.started", has: all },
+  { name: "exec: delete.drained", phase: "exec", point: "delete.drained", has: all },
+  ...at("stdio", all, "stdio.output", "stdio.input"),
+  ...at("teardown", all, "delete.drained", "delete.removed", "release.container", "stop.machine"),
+  ...at("teardown", none, "stop.workspace", "shutdown.stopped"),
+];
+
+/** The fail points that only `delete` and `gc` pass. */
+export const recoverySteps: readonly FailPoint[] = ["recover.begin", "recover.killed", "recover.undone"];

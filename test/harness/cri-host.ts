@@ -1,0 +1,157 @@
+/**
+ * A node of one: an isolated world with containerd, its CRI plugin, CNI's bridge and our shim, and the calls that a
+ * kubelet would make. Pods of our runtime and of runc run side by side.
+ */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Containerd, type ContainerdVersion, startContainerd } from "./containerd.ts";
+import { type CriClient, connectCri } from "./cri-client.ts";
+import { importPodImages, PAUSE_IMAGE } from "./cri-images.ts";
+import { Pod, type PodInit } from "./cri-pod.ts";
+import { assertEven, type LedgerSnapshot, takeSnapshot } from "./leak-ledger.ts";
+import { assertSetUp } from "./paths.ts";
+import { type ConfigOverrides, writeShimConfig } from "./shim-config.ts";
+import { createWorld, removeCgroups, type World } from "./world.ts";
+
+/** Names of the runtime handlers, as a RuntimeClass would give them. */
+export type Handler = "caisson" | "runc";
+
+/** Directories of the CNI plugins, by distribution. */
+const CNI_PLUGINS = "/usr/lib/cni";
+const CRI_PLUGIN = `plugins."io.containerd.grpc.v1.cri"`;
+
+export interface CriHostInit {
+  readonly version?: ContainerdVersion;
+  /** The shim's configuration beyond the defaults of the tests. */
+  readonly config?: ConfigOverrides;
+  /** Our pods are made through the Sandbox API, without a pause container (containerd 2). */
+  readonly sandboxer?: "shim";
+}
+
+export class CriHost implements AsyncDisposable {
+  readonly world: World;
+  readonly containerd: Containerd;
+  readonly cri: CriClient;
+  readonly configFile: string;
+  readonly #pods = new Set<Pod>();
+  readonly #before: LedgerSnapshot;
+  #count = 0;
+
+  private constructor(world: World, containerd: Containerd, cri: CriClient, configFile: string) {
+    this.world = world;
+    this.containerd = containerd;
+    this.cri = cri;
+    this.configFile = configFile;
+    this.#before = takeSnapshot(world, [containerd.bundles]);
+  }
+
+  /** The caller disposes of it. */
+  static async start(init: CriHostInit = {}): Promise<CriHost> {
+    assertSetUp();
+    const world = await createWorld();
+    const configFile = join(world.dir, "configuration.toml");
+    writeShimConfig(configFile, init.config);
+    writeNetwork(world);
+    const containerd = await startContainerd({
+      world,
+      version: init.version ?? "system",
+      namespace: "k8s.io",
+      criConfiguration: criConfiguration(world, init.sandboxer),
+      env: { CAISSON_CONF_FILE: configFile },
+    });
+    const cri = connectCri(containerd.address);
+    await importPodImages(containerd, cri);
+    return new CriHost(world, containerd, cri, configFile);
+  }
+
+  /** Replaces the shim's configuration for the pods that start from now on. */
+  configure(overrides: ConfigOverrides = {}): void {
+    writeShimConfig(this.configFile, overrides);
+  }
+
+  /** A directory of its own for what a test puts on the "node": volumes, files. */
+  directory(name: string): string {
+    this.#count += 1;
+    const path = join(this.world.dir, "volumes", `${this.#count}-${name}`);
+    mkdirSync(path, { recursive: true });
+    return path;
+  }
+
+  /** Runs a new pod. `release` or the host's end removes it. */
+  async runPod(handler: Handler, init: PodInit = {}): Promise<Pod> {
+    this.#count += 1;
+    const pod = await Pod.run(this.cri, {
+      name: `pod${this.#count}`,
+      handler,
+      directory: join(this.world.dir, "pods", String(this.#count)),
+      cgroupParent: `/${this.world.name}/pod${this.#count}`,
+      init,
+    });
+    this.#pods.add(pod);
+    return pod;
+  }
+
+  /** Stops and removes a pod with all its containers. */
+  async release(pod: Pod): Promise<void> {
+    this.#pods.delete(pod);
+    await pod.remove();
+  }
+
+  /** Removes every pod that is left and checks that nothing of any pod is. */
+  async assertNothingLeft(): Promise<void> {
+    for (const pod of this.#pods) await this.release(pod);
+    // The bridge is the node's; and runc leaves the parents of its cgroups, which the kubelet would remove.
+    removeCgroups(this.world.name);
+    const before = new Map(this.#before);
+    before.set("network device", new Set([...(before.get("network device") ?? []), "cni0"]));
+    await assertEven(this.world, before, [this.containerd.bundles]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.cri.close();
+    await this.containerd[Symbol.asyncDispose]();
+    await this.world[Symbol.asyncDispose]();
+  }
+}
+
+function criConfiguration(world: World, sandboxer: CriHostInit["sandboxer"]): string {
+  const runtime = (name: string, type: string, more = "") => `
+  [${CRI_PLUGIN}.containerd.runtimes.${name}]
+    runtime_type = "${type}"
+    privileged_without_host_devices = true
+    pod_annotations = ["io.caisson.*"]
+${more}`;
+  return `[${CRI_PLUGIN}]
+  sandbox_image = "${PAUSE_IMAGE}"
+  restrict_oom_score_adj = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [${CRI_PLUGIN}.cni]
+    bin_dir = "${CNI_PLUGINS}"
+    conf_dir = "${networkDirectory(world)}"
+  [${CRI_PLUGIN}.containerd]
+    default_runtime_name = "runc"
+${runtime("caisson", "io.containerd.caisson.v2", sandboxer && `    sandboxer = "${sandboxer}"\n`)}${runtime("runc", "io.containerd.runc.v2")}`;
+}
+
+const networkDirectory = (world: World) => join(world.dir, "cni");
+
+/** The world's network namespace is its own: no address here meets any of the machine's. */
+function writeNetwork(world: World): void {
+  const directory = networkDirectory(world);
+  mkdirSync(directory, { recursive: true });
+  const bridge = {
+    type: "bridge",
+    bridge: "cni0",
+    isGateway: true,
+    hairpinMode: true,
+    ipam: {
+      type: "host-local",
+      dataDir: join(world.dir, "ipam"),
+      ranges: [[{ subnet: "10.88.0.0/16" }]],
+      routes: [{ dst: "0.0.0.0/0" }],
+    },
+  };
+  const network = { cniVersion: "0.4.0", name: "test", plugins: [bridge] };
+  writeFileSync(join(directory, "10-test.conflist"), JSON.stringify(network));
+}

@@ -1,0 +1,140 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { useWorld } from "./world.ts";
+
+const world = useWorld();
+
+test("an exec runs in the container's namespaces, root and cgroup", async () => {
+  const id = await world().sleeper();
+  const script =
+    "for n in mnt pid ipc uts cgroup net; do readlink /proc/self/ns/$n; done; grep ^0: /proc/self/cgroup; ls /";
+  const exec = await world().execSh(id, script);
+  const first = await world().execSh(
+    id,
+    "for n in mnt pid ipc uts cgroup net; do readlink /proc/1/ns/$n; done; grep ^0: /proc/1/cgroup; ls /proc/1/root/",
+    (process) => {
+      process.capabilities = withPtrace(process.capabilities);
+    },
+  );
+  assert.equal(exec.stdout, first.stdout);
+  assert.equal(exec.status, 0);
+  await world().delete(id);
+});
+
+/** Reading the links of another process needs CAP_SYS_PTRACE. */
+function withPtrace(capabilities: unknown): Record<string, string[]> {
+  const sets = capabilities as Record<string, string[]>;
+  return Object.fromEntries(Object.entries(sets).map(([name, list]) => [name, [...list, "CAP_SYS_PTRACE"]]));
+}
+
+test("an exec has its own user, environment, directory and exit code", async () => {
+  const id = await world().sleeper();
+  const { stdout, stderr, status } = await world().execSh(
+    id,
+    "id -u; pwd; echo $X; echo oops >&2; exit 3",
+    (process) => {
+      process.user = { uid: 1000, gid: 1000 };
+      process.cwd = "/tmp";
+      process.env = ["PATH=/bin", "X=y"];
+    },
+  );
+  assert.deepEqual({ stdout, stderr, status }, { stdout: "1000\n/tmp\ny\n", stderr: "oops\n", status: 3 });
+  await world().delete(id);
+});
+
+test("an exec that a signal ends has status 128 plus its number", async () => {
+  const id = await world().sleeper();
+  const execId = await world().exec(id, ["sleep", "1000"]);
+  await world().kill(id, 15, execId);
+  assert.equal(await world().exit(id, execId), 143);
+  assert.equal(world().hasExited(id), false);
+  await world().delete(id);
+});
+
+const failures: readonly (readonly [name: string, args: string[], error: RegExp])[] = [
+  ["a missing command", ["nonesuch"], /exec: "nonesuch": executable file not found in \$PATH/],
+  ["a missing path", ["/no/such"], /exec: "\/no\/such": stat \/no\/such: no such file or directory/],
+  ["a file that is not executable", ["/etc/passwd"], /exec: "\/etc\/passwd": permission denied/],
+];
+for (const [name, args, error] of failures) {
+  test(`an exec fails at once with the reason: ${name}`, async () => {
+    const id = await world().sleeper();
+    const started = Date.now();
+    await assert.rejects(world().exec(id, args), error);
+    assert.ok(Date.now() - started < 1000, "under a second");
+    assert.equal((await world().execSh(id, "echo fine")).stdout, "fine\n", "the container goes on");
+    await world().delete(id);
+  });
+}
+
+test("fifty execs at once all answer", async () => {
+  const id = await world().sleeper();
+  const results = await Promise.all(
+    Array.from({ length: 50 }, (_, n) => world().execSh(id, `echo ${n}; exit ${n}`)),
+  );
+  results.forEach(({ stdout, status }, n) => {
+    assert.deepEqual([stdout, status], [`${n}\n`, n]);
+  });
+  await world().delete(id);
+});
+
+test("hundreds of execs in a row leave no memory behind", async () => {
+  const id = await world().sleeper();
+  const facts = async () => (await world().agent.calls.guestInfo({})).agentRssBytes;
+  for (let n = 0; n < 250; n++) await world().execSh(id, "true");
+  const before = await facts();
+  for (let n = 0; n < 150; n++) await world().execSh(id, "true");
+  const grown = Number((await facts()) - before);
+  assert.ok(grown < 256 * 1024, `grew by ${grown} bytes`);
+  await world().delete(id);
+});
+
+test("an exec needs a container that runs", async () => {
+  const id = await world().create(["true"]);
+  await assert.rejects(world().exec(id, ["true"]), /has not been started/);
+  await world().start(id);
+  await world().exit(id);
+  await assert.rejects(world().exec(id, ["true"]), /has exited/);
+  await world().delete(id);
+  await assert.rejects(world().exec(id, ["true"]), /there is no container/);
+});
+
+test("ending the container ends its execs, and each end is told once", async () => {
+  const id = await world().sleeper();
+  const execId = await world().exec(id, ["sleep", "1000"]);
+  await world().kill(id, 9);
+  assert.equal(await world().exit(id), 137);
+  assert.equal(await world().exit(id, execId), 137);
+  const told = world().agent.events.filter(
+    ({ event }) => event.case === "processExited" && event.value.containerId === id,
+  );
+  assert.equal(told.length, 2);
+  await world().delete(id);
+});
+
+test("orphans of an exec are the first process's to reap, not left as zombies of the agent", async () => {
+  const id = await world().create(["sh", "-c", "while :; do sleep 0.05; done"]);
+  await world().start(id);
+  await world().execSh(id, "sh -c 'sleep 0.1 & sleep 0.1 &'");
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  const { processes } = await world().agent.calls.listProcesses({ containerId: id });
+  assert.deepEqual(
+    processes.filter(({ command }) => command.startsWith("sleep 0.1")),
+    [],
+  );
+  const { stdout } = await world().execSh(id, "grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l");
+  assert.equal(stdout, "0\n");
+  await world().delete(id);
+});
+
+test("an exec is deleted once it has ended, and not before", async () => {
+  const id = await world().sleeper();
+  const execId = await world().exec(id, ["sleep", "1000"]);
+  const remove = () => world().agent.calls.deleteProcess({ containerId: id, execId });
+  await assert.rejects(remove(), /cannot be deleted: it is running/);
+  await world().kill(id, 9, execId);
+  await world().exit(id, execId);
+  await remove();
+  await assert.rejects(remove(), /has no exec/);
+  await world().delete(id);
+});

@@ -1,0 +1,73 @@
+/** Descriptors: none is left open. In a process of its own, where nothing else opens any. */
+import assert from "node:assert/strict";
+import fs from "node:fs";
+import { test } from "node:test";
+import { errnoOf } from "../../../src/base/errors.ts";
+import { silentLog } from "../../../src/base/log.ts";
+import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
+import { attachPodNetwork } from "../../../src/resources/net/index.ts";
+import { planFor } from "./plan-for.ts";
+import { MODELS, makePod } from "./pod-fixture.ts";
+
+function openFds(): number {
+  return fs.readdirSync("/proc/self/fd").length;
+}
+
+test("attach and detach leave no descriptor open, in each model", async () => {
+  const pod = await makePod();
+  try {
+    for (const model of MODELS) await (await pod.attach({ model })).detach(); // loads what is loaded once
+    const fds = openFds();
+    for (const model of [...MODELS, "none"] as const) {
+      for (let i = 0; i < 3; i++) await (await pod.attach({ model, queues: 2 })).detach();
+    }
+    assert.equal(openFds(), fds);
+  } finally {
+    pod.close();
+  }
+});
+
+test("an aborted attach leaves neither descriptors nor interfaces", async () => {
+  const pod = await makePod();
+  try {
+    const fds = openFds();
+    const abort = new AbortController();
+    await assert.rejects(
+      attachPodNetwork(
+        {
+          netnsPath: pod.netnsPath,
+          model: "tcfilter",
+          queues: 1,
+          vhost: "off",
+          log: silentLog,
+          journal: () => abort.abort(new Error("given up")),
+        },
+        abort.signal,
+      ),
+      { message: "given up" },
+    );
+    assert.equal(openFds(), fds);
+    assert.doesNotMatch(await pod.inPod("ip link show; tc qdisc show"), /caisson|ingress/);
+  } finally {
+    pod.close();
+  }
+});
+
+test("a step that the kernel refuses is named, with the kernel's reason, and its descriptors are closed", async () => {
+  const pod = await makePod();
+  try {
+    const fds = openFds();
+    const { plan, socket, netns } = await planFor(pod, "tcfilter", 2); // the index of eth0
+    await assert.rejects(executePlan(plan, netns.fd, socket, silentLog), (error) => {
+      assert.ok(error instanceof StepError);
+      assert.equal(error.message, "cannot set up the tap tap0_caisson");
+      assert.equal(errnoOf(error), "EBUSY");
+      return true;
+    });
+    socket.close();
+    netns.close();
+    assert.equal(openFds(), fds);
+  } finally {
+    pod.close();
+  }
+});

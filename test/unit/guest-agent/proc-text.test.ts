@@ -1,0 +1,41 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { countCpus, meminfoBytes } from "../../../guest-agent/src/proc-text.ts";
+import { parseUevent } from "../../../guest-agent/src/uevent.ts";
+
+const meminfo =
+  "MemTotal:         505388 kB\nMemFree:          1 kB\nMemAvailable:     471000 kB\nSwapTotal: 0 kB\n";
+
+test("meminfoBytes() reads the line with exactly that key", () => {
+  assert.equal(meminfoBytes(meminfo, "MemTotal"), 505388n * 1024n);
+  assert.equal(meminfoBytes(meminfo, "MemAvailable"), 471000n * 1024n);
+  assert.equal(meminfoBytes(meminfo, "SwapTotal"), 0n);
+  assert.equal(meminfoBytes(meminfo, "Total"), 0n);
+  assert.equal(meminfoBytes("", "MemTotal"), 0n);
+});
+
+for (const [list, count] of [
+  ["0\n", 1],
+  ["0-3\n", 4],
+  ["0-3,5,8-9\n", 7],
+  ["\n", 0],
+] as const) {
+  test(`countCpus() counts ${count} in ${JSON.stringify(list)}`, () => {
+    assert.equal(countCpus(list), count);
+  });
+}
+
+test("parseUevent() reads the kernel's fields", () => {
+  const text =
+    "add@/devices/virtual/net/eth1\0ACTION=add\0DEVPATH=/devices/virtual/net/eth1\0SUBSYSTEM=net\0INTERFACE=eth1\0";
+  const event = parseUevent(text);
+  assert.equal(event?.action, "add");
+  assert.equal(event?.subsystem, "net");
+  assert.equal(event?.devpath, "/devices/virtual/net/eth1");
+  assert.equal(event?.properties.get("INTERFACE"), "eth1");
+});
+
+test("parseUevent() refuses what is no kernel event", () => {
+  assert.equal(parseUevent("libudev\0\0"), undefined);
+  assert.equal(parseUevent(""), undefined);
+});

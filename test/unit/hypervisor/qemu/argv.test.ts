@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
+import { SandboxError } from "../../../../src/base/errors.ts";
+import type { VmConfig } from "../../../../src/hypervisor/hypervisor.ts";
+import { qemuCommand } from "../../../../src/hypervisor/qemu/argv.ts";
+
+const minimal: VmConfig = {
+  name: "sandbox-1",
+  runDir: "/run/caisson/1",
+  accel: "tcg",
+  cpus: 1,
+  maxCpus: 1,
+  memoryMiB: 512,
+  maxMemoryMiB: 512,
+  memorySlots: 10,
+  kernel: { path: "/img/vmlinuz", format: "bzImage" },
+  initrd: "/img/initrd",
+  kernelParams: [],
+  nics: [],
+  rootPorts: 0,
+  seccomp: "",
+};
+
+/** As the shim makes them on a host with KVM, vhost-net and vhost-vsock. */
+const vhost: VmConfig = {
+  ...minimal,
+  accel: "kvm",
+  cpus: 2,
+  maxCpus: 8,
+  maxMemoryMiB: 16384,
+  kernel: { path: "/img/vmlinux", format: "vmlinux" },
+  firmware: "/usr/share/qemu/qboot.rom",
+  kernelParams: ["caisson.log=debug"],
+  sharedFs: { socketPath: "/run/caisson/1/fs.sock", tag: "caissonShared", queueSize: 1024 },
+  vsock: { kind: "vhost-vsock", fd: 21, guestCid: 1234 },
+  nics: [
+    { mac: "0a:58:0a:01:02:03", mtu: 1450, tapFds: [30, 31], vhostFds: [40, 41] },
+    { mac: "0a:58:0a:01:02:04", mtu: 9000, tapFds: [32], vhostFds: [42] },
+  ],
+  rootPorts: 2,
+  reclaimFreedMemory: true,
+  seccomp: "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+};
+
+const cases: Record<string, VmConfig> = {
+  minimal,
+  "kvm-vhost": vhost,
+  // A host without KVM, vhost-net and vhost-vsock.
+  "tcg-user-backends": {
+    ...vhost,
+    accel: "tcg",
+    tscKhz: 2_596_100,
+    vsock: { kind: "vhost-user-vsock", socketPath: "/run/caisson/1/vsock.sock" },
+    nics: [{ mac: "0a:58:0a:01:02:03", mtu: 1500, tapFds: [30], vhostFds: [] }],
+  },
+  "every-option": {
+    ...vhost,
+    name: "a,b",
+    hugepages: true,
+    preallocate: true,
+    verboseConsole: true,
+    cpuFeatures: "vmx=off",
+    machineOptions: "smm=off",
+  },
+};
+
+for (const [name, config] of Object.entries(cases)) {
+  test(`qemuCommand() of ${name} is test/golden/qemu/${name}.args`, () => {
+    const { args } = qemuCommand(config, 9);
+    const lines = args.map((arg, index) => (arg.startsWith("-") && index > 0 ? `\n${arg}` : ` ${arg}`));
+    const text = `${lines.join("").trimStart()}\n`;
+    const golden = new URL(`../../../golden/qemu/${name}.args`, import.meta.url);
+    if (process.env.UPDATE_GOLDEN === "1") writeFileSync(golden, text);
+    assert.equal(text, readFileSync(golden, "utf8"));
+  });
+}
+
+test("qemuCommand() hands over its descriptors in the order of the numbers on the command line", () => {
+  const { args, fds } = qemuCommand(vhost, 9);
+  assert.deepEqual(fds, [9, 21, 30, 31, 40, 41, 32, 42]);
+  const inChild = (fd: number) => String(fds.indexOf(fd) + 3);
+  const text = args.join(" ");
+  assert.ok(text.includes(`socket,id=qmp,fd=${inChild(9)},server=on`));
+  assert.ok(text.includes(`guest-cid=1234,vhostfd=${inChild(21)}`));
+  assert.ok(
+    text.includes(`fds=${inChild(30)}:${inChild(31)},vhost=on,vhostfds=${inChild(40)}:${inChild(41)}`),
+  );
+  assert.ok(text.includes(`fd=${inChild(32)},vhost=on,vhostfd=${inChild(42)}`));
+});
+
+test("qemuCommand() keeps a value with commas from becoming options", () => {
+  const { args } = qemuCommand({ ...vhost, name: "x,debug-threads=off" }, 9);
+  assert.ok(args.includes("guest=x,,debug-threads=off,debug-threads=on"));
+});
+
+test("qemuCommand() refuses machines that make no sense, naming what", () => {
+  const nic = { mac: "0a:58:0a:01:02:03", mtu: 1500, tapFds: [30, 31], vhostFds: [40] };
+  const refusals: [Partial<VmConfig>, RegExp][] = [
+    [{ cpus: 0 }, /0 vCPUs/],
+    [{ cpus: 4, maxCpus: 2 }, /4 vCPUs of at most 2/],
+    [{ memoryMiB: 600 }, /600 MiB of at most 512 MiB/],
+    [{ nics: [nic] }, /1 vhost descriptors for 2 queues of the NIC 0a:58/],
+    [{ nics: [{ ...nic, tapFds: [], vhostFds: [] }] }, /no tap descriptor/],
+    [
+      { sharedFs: { socketPath: "/s", tag: "t".repeat(37), queueSize: 64 } },
+      /tag of other than 1 to 36 bytes/,
+    ],
+  ];
+  for (const [change, message] of refusals) {
+    assert.throws(
+      () => qemuCommand({ ...minimal, ...change }, 9),
+      (error) =>
+        error instanceof SandboxError && error.code === "ERR_INVALID_ARGUMENT" && message.test(error.message),
+      String(message),
+    );
+  }
+});
+
+test("the kernel command line ends with the configured parameters, which therefore win", () => {
+  const { args } = qemuCommand({ ...minimal, kernelParams: ["quiet=0", "panic=5"] }, 9);
+  const append = args[args.indexOf("-append") + 1] ?? "";
+  assert.ok(append.endsWith(" quiet quiet=0 panic=5"), append);
+  assert.equal(append.includes("memhp_default_state"), false, "no memory can be plugged");
+});

@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { randomBytes, randomInt } from "node:crypto";
+import { test } from "node:test";
+import { ByteRing } from "../../../src/streams/byte-ring.ts";
+
+test("ByteRing gives back what was put in, through random pushes and takes", () => {
+  for (let round = 0; round < 50; round++) {
+    const ring = new ByteRing(10_000);
+    let expected = Buffer.alloc(0);
+    for (let step = 0; step < 300; step++) {
+      if (randomInt(2) === 0) {
+        const bytes = randomBytes(randomInt(0, 10_001 - expected.length));
+        ring.push(bytes);
+        expected = Buffer.concat([expected, bytes]);
+      } else {
+        const taken = ring.take(randomInt(1, 4000));
+        assert.deepEqual(Buffer.from(taken), expected.subarray(0, taken.length));
+        assert.equal(taken.length > 0, expected.length > 0);
+        expected = expected.subarray(taken.length);
+      }
+      assert.equal(ring.length, expected.length);
+      assert.ok(ring.capacity <= 10_000);
+    }
+  }
+});
+
+test("ByteRing refuses to exceed its limit and keeps its content", () => {
+  const ring = new ByteRing(10);
+  ring.push(Uint8Array.of(1, 2, 3, 4, 5, 6));
+  assert.throws(() => ring.push(new Uint8Array(5)), /overflowed/);
+  assert.deepEqual([...ring.take(100)], [1, 2, 3, 4, 5, 6]);
+});
+
+test("ByteRing starts small, and clear() gives the memory back", () => {
+  const ring = new ByteRing(262_144);
+  assert.equal(ring.capacity, 0);
+  ring.push(new Uint8Array(10));
+  assert.ok(ring.capacity <= 4096);
+  ring.push(new Uint8Array(200_000));
+  ring.clear();
+  assert.deepEqual([ring.capacity, ring.length], [0, 0]);
+  assert.equal(ring.take(10).length, 0);
+});
