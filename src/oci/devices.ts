@@ -29,6 +29,21 @@ const GUEST_MISC_MINORS = new Set([229, 200, 232]);
 const isGuestOwn = ({ major = -1, minor = -1 }: OciDevice): boolean =>
   GUEST_MAJORS.has(major) || (major === MISC_MAJOR && GUEST_MISC_MINORS.has(minor));
 
+const isNull = ({ type, major, minor }: OciDevice): boolean => type === "c" && major === 1 && minor === 3;
+const allowsAll = ({ allow = false, type = "a", major = -1, minor = -1 }: OciDeviceRule): boolean =>
+  allow && type === "a" && major < 0 && minor < 0;
+
+/**
+ * `spec` without the list of all of the host's devices that clients add for a privileged container. Such a list names
+ * /dev/null, which nobody asks for by name since every container has it. Privileged means in a virtual machine: privileged
+ * over the guest's devices, which the container gets by the rule that allows all; a disk of the host is not among them.
+ */
+export function withoutHostDevices(spec: OciSpec): OciSpec {
+  const { devices = [], resources } = spec.linux ?? {};
+  if (!devices.some(isNull) || !(resources?.devices ?? []).some(allowsAll)) return spec;
+  return { ...spec, linux: { ...spec.linux, devices: devices.filter(isGuestOwn) } };
+}
+
 /** @throws ERR_UNSUPPORTED naming a device that a virtual machine cannot have. */
 export function planDevices(spec: OciSpec): BlockPlan[] {
   const rules = spec.linux?.resources?.devices ?? [];
@@ -38,7 +53,7 @@ export function planDevices(spec: OciSpec): BlockPlan[] {
     if (device.type !== "b") {
       throw new SandboxError(
         "ERR_UNSUPPORTED",
-        `the host's device ${device.path} cannot be used in a virtual machine: devices come from the guest's kernel (for privileged pods set privileged_without_host_devices in the runtime's configuration)`,
+        `the host's device ${device.path} cannot be used in a virtual machine: a guest has the devices of its own kernel and block devices`,
       );
     }
     plans.push(blockPlan(device, deviceIndex, rules));

@@ -4,7 +4,7 @@
  */
 import { SandboxError } from "../base/errors.ts";
 import { containerRole } from "./annotations.ts";
-import { type BlockPlan, planDevices } from "./devices.ts";
+import { type BlockPlan, planDevices, withoutHostDevices } from "./devices.ts";
 import type { OciMount, OciNamespace, OciSpec } from "./spec.ts";
 
 export type PathKind = "dir" | "file" | "socket" | "char" | "block" | "fifo" | "missing";
@@ -81,7 +81,8 @@ const GUEST_NAMESPACES = new Set(["pid", "mount", "ipc", "uts", "cgroup"]);
 const SHARED_PID_PATH = "pod";
 
 /** @throws ERR_SPEC or ERR_UNSUPPORTED naming the part of the spec that cannot be honoured. */
-export function rewriteSpec(spec: OciSpec, input: RewriteInput): RewriteResult {
+export function rewriteSpec(given: OciSpec, input: RewriteInput): RewriteResult {
+  const spec = withoutHostDevices(given);
   if (spec.process === undefined) throw new SandboxError("ERR_SPEC", "config.json has no process");
   if (spec.linux?.uidMappings?.length || spec.linux?.gidMappings?.length) {
     throw new SandboxError(

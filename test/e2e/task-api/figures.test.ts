@@ -100,7 +100,7 @@ test("Update changes the limits of a running container at once, in the guest's c
   assert.equal(memory?.usageLimit, BigInt(48 * MIB));
   assert.equal(pids?.limit, 17n);
   // The limit on processes is felt at once: a shell that starts twenty of them is refused some.
-  const forks = await shell(id, "i=0; while [ $i -lt 20 ]; do sleep 0.5 & i=$((i+1)); done; echo done");
+  const forks = await shell(id, "i=0; while [ $i -lt 20 ]; do sleep 30 & i=$((i+1)); done; echo done");
   assert.match(forks.stderr, /can't fork/);
   // So is the quota: work at 30 % of a cpu is throttled.
   await shell(id, "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done");

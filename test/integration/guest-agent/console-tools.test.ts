@@ -10,9 +10,10 @@ import {
   leaseTools,
   openConsole,
 } from "../../../src/operator/console-client.ts";
+import { built } from "../../harness/paths.ts";
 import { ContainerWorld } from "../guest-agent-container/container-world.ts";
 
-const busybox = readFileSync("/bin/busybox");
+const busybox = readFileSync(built.busybox);
 let world: ContainerWorld;
 let toolsDir: string;
 const dial = () => world.agent.dial(1026);
