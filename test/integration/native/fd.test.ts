@@ -25,6 +25,7 @@ import {
   tryLock,
   writeFd,
 } from "../../../src/native/index.ts";
+import { assertNoneOpenedSince, openDescriptors, openedSince } from "../../harness/descriptors.ts";
 
 let scratch = "";
 before(() => {
@@ -32,7 +33,6 @@ before(() => {
 });
 after(() => fs.rmSync(scratch, { recursive: true }));
 
-const openFds = () => fs.readdirSync("/proc/self/fd").length;
 const isCloexec = (fd: number) =>
   (Number.parseInt(/flags:\s+(\d+)/.exec(fs.readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"))?.[1] ?? "", 8) &
     0o2000000) !==
@@ -78,7 +78,7 @@ test("arguments of a wrong type or beyond the bytes are refused before any syste
 });
 
 test("descriptors cross a unix socket, by themselves and through a Node socket", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const [a, b] = socketPair();
   const file = path.join(scratch, "passed");
   fs.writeFileSync(file, "content");
@@ -106,7 +106,7 @@ test("descriptors cross a unix socket, by themselves and through a Node socket",
   closeFd(b);
   closeFd(memory);
   // libuv received the message without asking for descriptors: the kernel closed the copy.
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("sendWithFds() takes 253 descriptors, refuses more and none-with-no-byte", () => {
@@ -186,7 +186,7 @@ test("tryLock() tells whether somebody else holds the lock", () => {
 });
 
 test("lockFile() waits its turn, and an aborted wait leaves neither lock nor descriptor", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const file = path.join(scratch, "queue");
   const never = new AbortController().signal;
   const holder = await lockFile(file, never);
@@ -197,8 +197,8 @@ test("lockFile() waits its turn, and an aborted wait leaves neither lock nor des
   const next = lockFile(file, never);
   closeFd(holder);
   closeFd(await next);
-  while (openFds() > before) await new Promise((resolve) => setTimeout(resolve, 5));
-  assert.equal(openFds(), before);
+  while (openedSince(before).length > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assertNoneOpenedSince(before);
   await assert.rejects(lockFile(path.join(scratch, "no", "lock"), never), {
     code: "ENOENT",
     syscall: "open",

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import fs from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import {
@@ -12,10 +11,10 @@ import {
   startTscMeasurement,
   waitForProcessExit,
 } from "../../../src/native/index.ts";
+import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 
 const addon =
   process.env.CAISSON_NATIVE ?? fileURLToPath(new URL("../../../dist/native/caisson.node", import.meta.url));
-const openFds = () => fs.readdirSync("/proc/self/fd").length;
 
 function sleeper() {
   const child = spawn("sleep", ["60"], { stdio: "ignore" });
@@ -63,7 +62,7 @@ test("pidfdExited() rejects with the reason of its signal", async () => {
 });
 
 test("waitForProcessExit() waits for the end, at most its limit, and only for the right process", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const { child, pid } = sleeper();
   let ended = false;
   child.once("exit", () => {
@@ -77,7 +76,7 @@ test("waitForProcessExit() waits for the end, at most its limit, and only for th
   await waiting;
   if (!ended) await once(child, "exit");
   await waitForProcessExit(pid, 60_000);
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("setChildSubreaper() adopts orphans, and reap() gives their exit once", () => {

@@ -1,27 +1,23 @@
 /** Descriptors: none is left open. In a process of its own, where nothing else opens any. */
 import assert from "node:assert/strict";
-import fs from "node:fs";
 import { test } from "node:test";
 import { errnoOf } from "../../../src/base/errors.ts";
 import { silentLog } from "../../../src/base/log.ts";
 import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
 import { attachPodNetwork } from "../../../src/resources/net/index.ts";
+import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 import { planFor } from "./plan-for.ts";
 import { MODELS, makePod } from "./pod-fixture.ts";
-
-function openFds(): number {
-  return fs.readdirSync("/proc/self/fd").length;
-}
 
 test("attach and detach leave no descriptor open, in each model", async () => {
   const pod = await makePod();
   try {
     for (const model of MODELS) await (await pod.attach({ model })).detach(); // loads what is loaded once
-    const fds = openFds();
+    const fds = openDescriptors();
     for (const model of [...MODELS, "none"] as const) {
       for (let i = 0; i < 3; i++) await (await pod.attach({ model, queues: 2 })).detach();
     }
-    assert.equal(openFds(), fds);
+    assertNoneOpenedSince(fds);
   } finally {
     pod.close();
   }
@@ -30,7 +26,7 @@ test("attach and detach leave no descriptor open, in each model", async () => {
 test("an aborted attach leaves neither descriptors nor interfaces", async () => {
   const pod = await makePod();
   try {
-    const fds = openFds();
+    const fds = openDescriptors();
     const abort = new AbortController();
     await assert.rejects(
       attachPodNetwork(
@@ -46,7 +42,7 @@ test("an aborted attach leaves neither descriptors nor interfaces", async () => 
       ),
       { message: "given up" },
     );
-    assert.equal(openFds(), fds);
+    assertNoneOpenedSince(fds);
     assert.doesNotMatch(await pod.inPod("ip link show; tc qdisc show"), /caisson|ingress/);
   } finally {
     pod.close();
@@ -56,7 +52,7 @@ test("an aborted attach leaves neither descriptors nor interfaces", async () => 
 test("a step that the kernel refuses is named, with the kernel's reason, and its descriptors are closed", async () => {
   const pod = await makePod();
   try {
-    const fds = openFds();
+    const fds = openDescriptors();
     const { plan, socket, netns } = await planFor(pod, "tcfilter", 2); // the index of eth0
     await assert.rejects(executePlan(plan, netns.fd, socket, silentLog), (error) => {
       assert.ok(error instanceof StepError);
@@ -66,7 +62,7 @@ test("a step that the kernel refuses is named, with the kernel's reason, and its
     });
     socket.close();
     netns.close();
-    assert.equal(openFds(), fds);
+    assertNoneOpenedSince(fds);
   } finally {
     pod.close();
   }

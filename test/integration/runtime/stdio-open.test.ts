@@ -7,6 +7,7 @@ import { type TestContext, test } from "node:test";
 import { silentLog } from "../../../src/base/log.ts";
 import type { OutputSink } from "../../../src/runtime/stdio/endpoints.ts";
 import { openHostStdio, type StdioSpec } from "../../../src/runtime/stdio/open.ts";
+import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 
 const owner = { id: "box", namespace: "space", log: silentLog };
 const spec = (out: string, err = out): StdioSpec => ({
@@ -31,7 +32,6 @@ function script(dir: string, body: string): string {
 
 const write = (sink: OutputSink | undefined, text: string) => sink?.write(Buffer.from(text));
 const finish = (sink: OutputSink | undefined) => sink?.finish(() => undefined);
-const descriptors = () => fs.readdirSync("/proc/self/fd").length;
 
 test("file:// appends, makes directories and takes both streams", async (t) => {
   const file = path.join(scratch(t), "deep/er/log");
@@ -53,7 +53,7 @@ test("file:// that cannot be made names the path", async (t) => {
 
 test("a logging binary gets both streams, its arguments and names, and time to finish", async (t) => {
   const dir = scratch(t);
-  const before = descriptors();
+  const before = openDescriptors();
   const uri = script(
     dir,
     'exec 5>&-; cat <&3 >$d/out & cat <&4 >$d/err & wait; sleep 0.2; echo "$CONTAINER_NAMESPACE/$CONTAINER_ID $*" >$d/end',
@@ -66,26 +66,26 @@ test("a logging binary gets both streams, its arguments and names, and time to f
   assert.equal(read("out"), "to stdout");
   assert.equal(read("err"), "to stderr");
   assert.equal(read("end"), "space/box key value flag \n");
-  assert.equal(descriptors(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("the container waits for the logging binary's ready sign, within a limit", async (t) => {
   process.env.CAISSON_TIMEOUT_SCALE = "0.02"; // 200 ms
   t.after(() => delete process.env.CAISSON_TIMEOUT_SCALE);
   const dir = scratch(t);
-  const before = descriptors();
+  const before = openDescriptors();
   const late = script(dir, "sleep 0.1; touch $d/ready; exec 5>&-; cat <&3 >/dev/null");
   const { stdout, stderr } = await openHostStdio(spec(late), owner);
   assert.ok(fs.existsSync(path.join(dir, "ready")));
   await Promise.all([finish(stdout), finish(stderr)]);
   const never = script(dir, "exec sleep 100");
   await assert.rejects(openHostStdio(spec(never), owner), /did not close its ready pipe .* within 200 ms/);
-  assert.equal(descriptors(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("a logging binary that fails at once is an error with its reason", async (t) => {
   const dir = scratch(t);
-  const before = descriptors();
+  const before = openDescriptors();
   const uri = script(dir, "echo no disk >&2; exit 3");
   await assert.rejects(openHostStdio(spec(uri), owner), /exited with code 3 at once: no disk/);
   await assert.rejects(
@@ -94,7 +94,7 @@ test("a logging binary that fails at once is an error with its reason", async (t
   );
   const v2 = script(dir, "exec 5>&-; cat <&3").replace("binary:", "binary-v2:");
   await assert.rejects(openHostStdio(spec(v2), owner), /did not say that it is ready/);
-  assert.equal(descriptors(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("a logging binary that dies is told to the writer and not waited for", async (t) => {

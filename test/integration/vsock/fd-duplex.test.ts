@@ -12,15 +12,14 @@ import { setImmediate as turn } from "node:timers/promises";
 import { SandboxError } from "../../../src/base/errors.ts";
 import { closeFd, dupFd, readFd, shutdownSocket, socketPair, writeFd } from "../../../src/native/index.ts";
 import { FdAcceptor, FdDuplex, toByteStream } from "../../../src/vsock/index.ts";
-
-const openFds = () => fs.readdirSync("/proc/self/fd").length;
+import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 
 async function closed(...streams: FdDuplex[]): Promise<void> {
   await Promise.all(streams.map((stream) => (stream.closed ? undefined : once(stream.destroy(), "close"))));
 }
 
 test("32 MB are echoed byte-exact through two streams", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const [a, b] = socketPair().map((fd) => new FdDuplex(fd, { allowHalfOpen: true })) as [FdDuplex, FdDuplex];
   const data = randomBytes(32 * 1024 * 1024);
   const echoing = pipeline(b, b);
@@ -35,7 +34,7 @@ test("32 MB are echoed byte-exact through two streams", async () => {
   await Promise.all([echoing, reading]);
   assert.equal(received.digest("hex"), createHash("sha256").update(data).digest("hex"));
   await closed(a, b);
-  assert.ok(openFds() <= before, "a descriptor was left open"); // the loader may have closed one of its own
+  assertNoneOpenedSince(before);
 });
 
 test("a reader that does not read stops the writer within the kernel's and the stream's buffers", async () => {
@@ -110,7 +109,7 @@ test("a peer that is gone is EPIPE at the write and ECONNRESET at the read", asy
 });
 
 test("destroy() in the middle of a waiting write rejects it and closes the descriptor", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const [a, b] = socketPair();
   const stream = toByteStream(new FdDuplex(a));
   const writing = stream.write(new Uint8Array(5_000_000));
@@ -119,7 +118,7 @@ test("destroy() in the middle of a waiting write rejects it and closes the descr
   await assert.rejects(writing);
   closeFd(b);
   for (let i = 0; i < 5; i++) await turn();
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("each write of at most 16 KB arrives as one piece when there is room", async () => {

@@ -13,6 +13,7 @@ import { dialHybrid } from "../../../src/vsock/hybrid-dial.ts";
 import { isListening } from "../../../src/vsock/hybrid-transport.ts";
 import { openVsockTransport, type VsockTransportInit } from "../../../src/vsock/transport.ts";
 import { UnixAcceptor } from "../../../src/vsock/unix-acceptor.ts";
+import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 
 const repository = fileURLToPath(new URL("../../../", import.meta.url));
 /** Where our own set-up or the distribution puts it. */
@@ -27,7 +28,6 @@ beforeEach(() => {
 });
 afterEach(() => fs.rmSync(dir, { recursive: true }));
 
-const openFds = () => fs.readdirSync("/proc/self/fd").length;
 const signal = () => AbortSignal.timeout(5000);
 const failsWith = (code: string, message?: RegExp) => (error: unknown) => {
   assert.ok(error instanceof SandboxError, String(error));
@@ -59,7 +59,7 @@ function script(text: string): string {
 test("the real backend is ready when the transport opens, and gone with its sockets when it is disposed", async () => {
   assert.ok(daemon !== undefined, "vhost-device-vsock is missing: npm run setup installs it");
   await warmUp();
-  const before = openFds();
+  const before = openDescriptors();
   const pids: number[] = [];
   const transport = await openVsockTransport(init(daemon, pids), signal());
   assert.deepEqual(transport.device, { kind: "vhost-user-vsock", socketPath: path.join(dir, "v") });
@@ -88,7 +88,7 @@ test("the real backend is ready when the transport opens, and gone with its sock
   await assert.rejects(transport.accept(signal()), failsWith("ERR_CANCELED"));
   await assert.rejects(transport.dial(1024, signal()), failsWith("ERR_UNAVAILABLE"));
   await new Promise((resolve) => setImmediate(resolve));
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 /** Opens what stays open after a first use (modules, libuv's inotify), so that descriptors can be compared. */
@@ -139,7 +139,7 @@ test("the kernel's backend reserves a CID and listens, or names the module when 
     await assert.rejects(opening, failsWith("ERR_HOST", /vhost_vsock/));
     return;
   }
-  const before = openFds();
+  const before = openDescriptors();
   const transport = await opening;
   const second = await openVsockTransport({ ...init("/bin/true"), backend: "auto" }, signal());
   assert.ok(transport.device.kind === "vhost-vsock" && second.device.kind === "vhost-vsock");
@@ -148,7 +148,7 @@ test("the kernel's backend reserves a CID and listens, or names the module when 
   transport.deviceInherited();
   await assert.rejects(transport.dial(1024, signal()), failsWith("ERR_UNAVAILABLE"));
   for (const one of [transport, second]) await one[Symbol.asyncDispose]();
-  assert.equal(openFds(), before - 2);
+  assertNoneOpenedSince(before);
 });
 
 /** The host side of the backend, as far as a dial sees it: gets the request and does what `answer` says. */

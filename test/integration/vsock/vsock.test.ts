@@ -4,7 +4,6 @@
  * guests, in the e2e and lab suites.
  */
 import assert from "node:assert/strict";
-import fs from "node:fs";
 import { test } from "node:test";
 import { errnoOf, SandboxError } from "../../../src/base/errors.ts";
 import { closeFd, memfdCreate, socketPair, vhostVsockSetCid, vsockPeer } from "../../../src/native/index.ts";
@@ -15,8 +14,8 @@ import {
   VMADDR_CID_LOCAL,
   vsockLocalCid,
 } from "../../../src/vsock/index.ts";
+import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 
-const openFds = () => fs.readdirSync("/proc/self/fd").length;
 const signal = () => AbortSignal.timeout(5000);
 
 test("vsockLocalCid() is a CID", () => {
@@ -25,7 +24,7 @@ test("vsockLocalCid() is a CID", () => {
 });
 
 test("listen() takes a free port by itself, and no port twice", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const server = listen();
   assert.ok(server.address.port >= 1024 && server.address.port < 0xffff_ffff);
   assert.throws(
@@ -40,11 +39,11 @@ test("listen() takes a free port by itself, and no port twice", async () => {
     (error: unknown) => error instanceof SandboxError && error.code === "ERR_CANCELED",
   );
   listen({ port: server.address.port }).close();
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("connect() reaches a local listener, or ends with its signal where the kernel has no loopback", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   const server = listen();
   const to = { cid: VMADDR_CID_LOCAL, port: server.address.port };
   const limit = AbortSignal.timeout(300);
@@ -64,11 +63,11 @@ test("connect() reaches a local listener, or ends with its signal where the kern
   }
   server.close();
   await new Promise((resolve) => setImmediate(resolve));
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("connect() ends at once with an aborted signal, and with the kernel's own limit otherwise", async () => {
-  const before = openFds();
+  const before = openDescriptors();
   await assert.rejects(
     connect({ cid: 2, port: 1, signal: AbortSignal.abort(new Error("never mind")) }),
     /never mind/,
@@ -82,7 +81,7 @@ test("connect() ends at once with an aborted signal, and with the kernel's own l
     return true;
   });
   assert.ok(performance.now() - started < 1900, "the kernel's default of 2 s was not replaced");
-  assert.equal(openFds(), before);
+  assertNoneOpenedSince(before);
 });
 
 test("the vhost ioctl and the peer's address are refused on descriptors of another kind", () => {
