@@ -84,6 +84,7 @@ export interface NativeBinding {
   // watcher.c
   watcherOpen(fd: number, onReady: (events: number) => void): NativeWatcher;
   watcherSet(watcher: NativeWatcher, events: number): void;
+  watcherBroken(watcher: NativeWatcher): boolean;
   watcherRef(watcher: NativeWatcher, on: boolean): void;
   watcherClose(watcher: NativeWatcher): void;
 }

@@ -6,6 +6,11 @@ export interface FdWatcherHandlers {
   readable?(): void;
   /** A write would not block, or would fail at once. */
   writable?(): void;
+  /**
+   * The descriptor reports an error that the other handlers did not take away (a tap whose interface was deleted): the
+   * watcher is closed. @param error its `code` is EIO: what it is, only a read or a write tells.
+   */
+  failed?(error: NodeJS.ErrnoException): void;
 }
 
 /**
@@ -80,7 +85,19 @@ export class FdWatcher {
       if ((events & this.#wanted & this.#readable) !== 0) this.#handlers.readable?.();
       if ((events & this.#wanted & this.#writable) !== 0) this.#handlers.writable?.();
     } finally {
-      if (stopped) this.#want(this.#wanted);
+      if (stopped) this.#rearm();
     }
+  }
+
+  /** After an error event. What lasts would wake this process for ever. */
+  #rearm(): void {
+    if (this.#closed || this.#wanted === 0) return;
+    if (!native().watcherBroken(this.#watcher)) {
+      this.#want(this.#wanted);
+      return;
+    }
+    this.close();
+    const error = new Error("the descriptor reports an error that stays, so it is no longer watched");
+    this.#handlers.failed?.(Object.assign(error, { code: "EIO" }));
   }
 }

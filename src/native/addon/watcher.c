@@ -4,6 +4,8 @@
  */
 #include "addon.h"
 
+#include <poll.h>
+
 /* Tells our objects from others that were wrapped (random, fixed). */
 static const napi_type_tag watcher_tag = {0x6c1d3f0a92b84e57ULL, 0xa5f20c7be1934d68ULL};
 
@@ -126,6 +128,22 @@ static napi_value watcher_set(napi_env env, napi_callback_info info) {
   return caisson_undefined(env);
 }
 
+/* watcherBroken(watcher): whether the descriptor reports an error and nothing that a read or a write could get at. */
+static napi_value watcher_broken(napi_env env, napi_callback_info info) {
+  caisson_args args;
+  watcher *self;
+  uv_os_fd_t fd;
+  if (!caisson_args_get(env, info, &args) || (self = unwrap(&args)) == NULL) return NULL;
+  bool broken = false;
+  if (!self->closing && uv_fileno((uv_handle_t *)&self->poll, &fd) == 0) {
+    struct pollfd state = {.fd = fd, .events = POLLIN | POLLOUT};
+    broken = poll(&state, 1, 0) == 1 && (state.revents & POLLERR) != 0 && (state.revents & (POLLIN | POLLOUT)) == 0;
+  }
+  napi_value answer = NULL;
+  napi_get_boolean(env, broken, &answer);
+  return answer;
+}
+
 /* watcherRef(watcher, on): whether the watcher keeps the process alive while it watches. */
 static napi_value watcher_ref(napi_env env, napi_callback_info info) {
   caisson_args args;
@@ -152,6 +170,7 @@ void caisson_init_watcher(napi_env env, napi_value exports) {
   static const caisson_function functions[] = {
       {"watcherOpen", watcher_open},
       {"watcherSet", watcher_set},
+      {"watcherBroken", watcher_broken},
       {"watcherRef", watcher_ref},
       {"watcherClose", watcher_close},
   };

@@ -15,6 +15,9 @@ import {
   socketPair,
   writeFd,
 } from "../../../src/native/index.ts";
+import { runInNetns } from "../../../src/native/net.ts";
+import { deleteLink, NetlinkProtocol, NetlinkSocket } from "../../../src/netlink/index.ts";
+import { tapOperations } from "../../../src/resources/net/tap-device.ts";
 
 const addon =
   process.env.CAISSON_NATIVE ?? fileURLToPath(new URL("../../../dist/native/caisson.node", import.meta.url));
@@ -97,6 +100,27 @@ test("a reader that goes away wakes a waiting writer, whose write then says EPIP
   });
   assert.equal((failure as { code?: string }).code, "EPIPE");
   closeFd(into);
+});
+
+test("a tap that is deleted ends its watcher, which says so", async () => {
+  const tap = { name: "gone0", index: 7, queues: 1 };
+  const results = await runInNetns(undefined, [{ do: "unshare-net" }, ...tapOperations(tap, 1).operations]);
+  assert.deepEqual([...new Set(results.map(({ errno }) => errno))], [0]);
+  const [netns = -1, fd = -1] = results.slice(0, 2).map((result) => result.fd);
+  let calls = 0;
+  const failed = new Promise<NodeJS.ErrnoException>((resolve) => {
+    const watcher = new FdWatcher(fd, { readable: () => void calls++, failed: resolve });
+    watcher.watchReadable(true);
+  });
+  const socket = await NetlinkSocket.open(netns, NetlinkProtocol.Route);
+  await socket.request(deleteLink(tap.index, tap.name));
+  assert.equal((await failed).code, "EIO");
+  const seen = calls;
+  for (let i = 0; i < 5; i++) await turn();
+  assert.equal(calls, seen);
+  assert.throws(() => readFd(fd, new Uint8Array(64)), { code: "EBADFD" });
+  socket.close();
+  for (const each of [fd, netns]) closeFd(each);
 });
 
 test("both interests of a socket are independent", async () => {

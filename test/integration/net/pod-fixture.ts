@@ -171,6 +171,7 @@ export class FrameSocket {
   readonly #buffer = new Uint8Array(128 * 1024);
   #frames: TapFrame[] = [];
   #wake: () => void = () => undefined;
+  #closed = false;
 
   /** Works on a copy of the descriptor: a watcher must not see the original closed by its owner. */
   constructor(fd: number) {
@@ -211,7 +212,8 @@ export class FrameSocket {
   }
 
   close(): void {
-    if (this.#watcher === undefined || this.#watcher.closed) return;
+    if (this.#watcher === undefined || this.#closed) return;
+    this.#closed = true;
     this.#watcher.close();
     closeFd(this.#fd);
   }
@@ -223,8 +225,7 @@ export class FrameSocket {
       return length === "again" ? 0 : length;
     } catch (error) {
       if (errnoOf(error) !== "EBADFD") throw error;
-      this.#watcher?.watchReadable(false);
-      return 0;
+      return 0; // the watcher ends by itself
     }
   }
 
