@@ -95,7 +95,10 @@ export async function runAgent(init: AgentInit): Promise<void> {
   endpoints.listen(STDIO_PORT, (stream) => void streams.serve(stream));
   const tools = new Tools(reaper, sys.getenv("CAISSON_TOOLS_DIR") ?? TOOLS_PATH);
   const consoles = new ConsoleServer({ loop, log, reaper, runtime, tools });
-  endpoints.listen(CONSOLE_PORT, (stream) => void consoles.serve(stream));
+  endpoints.listen(CONSOLE_PORT, (stream) => {
+    failPoint?.("console");
+    void consoles.serve(stream);
+  });
   const forwards = new ForwardServer({ loop, log: log.child({ component: "forward" }) });
   endpoints.listen(FORWARD_PORT, (stream) => void forwards.serve(stream));
 

@@ -1,7 +1,8 @@
 /**
  * The agent's fail point, for tests of what the host does when the guest fails: `caisson.failpoint=ACTION:NAME` on the
- * kernel command line. NAME is `hello`, a call of the Agent service (`createContainer`) or `stdio` (a stream is opened);
- * `exit` ends the agent there, which for PID 1 is a kernel panic, and `hang` stops it for ever.
+ * kernel command line. NAME is `hello`, a call of the Agent service (`createContainer`), `stdio` (a stream is opened)
+ * or `console` (a console is, which a test does at a moment of its choice). `exit` ends the agent there, which for PID 1
+ * is a kernel panic, and `hang` stops it for ever.
  */
 import * as sys from "sys";
 

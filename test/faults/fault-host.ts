@@ -2,7 +2,8 @@
  * A host for fault tests: a world with a pod network and a containerd whose shims read their fail points from a file,
  * with everything that a test needs to hit a process at a step and to see afterwards what is left.
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FailAction, FailPoint } from "../../src/base/failpoint.ts";
@@ -16,7 +17,7 @@ import { CAISSON_RUNTIME } from "../harness/test-host.ts";
 import { childrenOf, createWorld, type World } from "../harness/world.ts";
 import { EventLog } from "./event-log.ts";
 
-/** The processes of a sandbox that a fault hits. */
+/** The processes of a sandbox on the host that a fault hits. */
 export type Victim = "shim" | "qemu" | "virtiofsd" | "vsock";
 
 const commandOf: Readonly<Record<Victim, RegExp>> = {
@@ -28,6 +29,14 @@ const commandOf: Readonly<Record<Victim, RegExp>> = {
 /** The shim in any of its roles: `start`, the server, `delete`. */
 const anyShim = /containerd-shim-caisson-v2|shim-server\.cjs|^caisson-shim/;
 const POLL_MS = 10;
+/** The guest's debug console (docs/protocol.md). */
+const CONSOLE_PORT = 1026;
+/** Milliseconds for the guest's panic to end QEMU. */
+const AGENT_END_MS = 10_000;
+/** Configuration of a guest whose agent ends when its console is dialled. */
+export const AGENT_EXITS: ConfigOverrides = {
+  "hypervisor.qemu.kernel_params": "caisson.failpoint=exit:console",
+};
 const NETNS = "pod";
 const IN_POD = ["--with-ns", `network:/run/netns/${NETNS}`];
 
@@ -167,6 +176,26 @@ export class FaultHost implements AsyncDisposable {
 
   kill(victim: Victim, signal: NodeJS.Signals = "SIGKILL"): void {
     process.kill(this.worker(victim), signal);
+  }
+
+  /**
+   * Ends the agent in the guest of sandbox `id`, which is a kernel panic and the end of QEMU. Preconditions: the guest
+   * was booted with `AGENT_EXITS`.
+   */
+  async killAgent(id: string): Promise<void> {
+    const root = this.world.outside("/run/caisson");
+    const dir = readdirSync(root).find((name) => name.startsWith(`${id}-`));
+    if (dir === undefined) throw new Error(`no sandbox ${id}`);
+    const limit = AbortSignal.timeout(AGENT_END_MS);
+    // The socket of the vsock backend, past the shim, which may stand still.
+    const socket = connect(join(root, dir, "u"));
+    try {
+      socket.on("error", () => undefined);
+      socket.write(`CONNECT ${CONSOLE_PORT}\n`);
+      while (this.pids("qemu").length > 0) await sleep(POLL_MS, undefined, { signal: limit });
+    } finally {
+      socket.destroy();
+    }
   }
 
   /** Waits until a shim process has stopped itself at an armed point. @returns its pid, undefined after `limitMs` */

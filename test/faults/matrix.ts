@@ -1,45 +1,80 @@
-/** Runs scenarios one after the other on one host and keeps what came of them. */
+/** The fault matrix: every fault at every step where it can happen, and what is no process killed at a step. */
 import { FaultHost } from "./fault-host.ts";
-import { applies, type Fault, faults, newContainerFails, type Outcome, runScenario } from "./scenario.ts";
-import { type Step, steps } from "./steps.ts";
+import { applies, faults, newContainerFails, type Outcome, runScenario } from "./scenario.ts";
+import { runSpecial, specials } from "./specials.ts";
+import { steps } from "./steps.ts";
 
 export interface Cell {
-  readonly fault: Fault;
-  readonly step: Step;
+  readonly fault: string;
+  readonly step: string;
+  /** Runs on a clean host and leaves it clean, or says in the outcome that it did not. Rejects for nothing. */
+  readonly run: (host: FaultHost) => Promise<Outcome>;
 }
 
-/** Every fault at every step where it can happen. */
-export function wholeMatrix(): Cell[] {
-  return steps.flatMap((step) =>
-    faults.filter((fault) => applies(fault, step)).map((fault) => ({ fault, step })),
-  );
+export interface TimedOutcome extends Outcome {
+  /** The whole cell with its checks. */
+  readonly totalMs: number;
 }
+
+/** In the order of a container's life, then the specials. */
+export function wholeMatrix(): Cell[] {
+  const scenarios = steps.flatMap((step) =>
+    faults
+      .filter((fault) => applies(fault, step))
+      .map((fault) => ({
+        fault,
+        step: step.name,
+        run: (host: FaultHost) => runScenario(host, fault, step),
+      })),
+  );
+  const others = specials.map((special) => ({
+    fault: special.fault,
+    step: special.step,
+    run: (host: FaultHost) => runSpecial(host, special),
+  }));
+  return [...scenarios, ...others];
+}
+
+/** "fault @ step", by which cells are chosen. */
+export const cellName = ({ fault, step }: { fault: string; step: string }): string => `${fault} @ ${step}`;
 
 /**
- * Runs `cells`. After each, the ledger must be even; `checkNew` says after which a new container must work too.
+ * Runs `cells`, each in turn on the first of `workers` hosts that is free. After each a new container must work and the
+ * ledger be even; a host on which that was not so is replaced.
  * @param report is told of each outcome as it comes.
  */
 export async function runCells(
   cells: readonly Cell[],
-  report: (outcome: Outcome) => void,
-  checkNew: (index: number) => boolean = () => true,
-): Promise<Outcome[]> {
-  const outcomes: Outcome[] = [];
-  let host = await FaultHost.start();
-  try {
-    for (const [index, { fault, step }] of cells.entries()) {
-      let outcome = await runScenario(host, fault, step);
-      const broken = checkNew(index) ? await newContainerFails(host) : undefined;
-      if (broken !== undefined) outcome = { ...outcome, problems: [...outcome.problems, broken] };
-      outcomes.push(outcome);
-      report(outcome);
-      if (outcome.problems.length > 0) {
+  workers: number,
+  report: (outcome: TimedOutcome) => void,
+): Promise<TimedOutcome[]> {
+  const queue = [...cells];
+  const outcomes: TimedOutcome[] = [];
+  const work = async () => {
+    let host: FaultHost | undefined;
+    try {
+      for (let cell = queue.shift(); cell !== undefined; cell = queue.shift()) {
+        host ??= await FaultHost.start();
+        const outcome = await runCell(host, cell);
+        outcomes.push(outcome);
+        report(outcome);
+        if (outcome.problems.length === 0) continue;
         await host[Symbol.asyncDispose]();
-        host = await FaultHost.start();
+        host = undefined;
       }
+    } finally {
+      await host?.[Symbol.asyncDispose]();
     }
-  } finally {
-    await host[Symbol.asyncDispose]();
-  }
-  return outcomes;
+  };
+  await Promise.all(Array.from({ length: Math.min(workers, cells.length) }, work));
+  const order = new Map(cells.map((cell, index) => [cellName(cell), index]));
+  return outcomes.sort((a, b) => (order.get(cellName(a)) ?? 0) - (order.get(cellName(b)) ?? 0));
+}
+
+async function runCell(host: FaultHost, cell: Cell): Promise<TimedOutcome> {
+  const started = performance.now();
+  const outcome = await cell.run(host);
+  const broken = await newContainerFails(host);
+  const problems = broken === undefined ? outcome.problems : [...outcome.problems, broken];
+  return { ...outcome, problems, totalMs: Math.round(performance.now() - started) };
 }

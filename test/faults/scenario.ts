@@ -4,15 +4,24 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { FailAction } from "../../src/base/failpoint.ts";
 import type { LedgerSnapshot } from "../harness/leak-ledger.ts";
 import type { RunResult } from "../harness/run.ts";
-import { type FaultHost, killQuietly, type Victim } from "./fault-host.ts";
+import { AGENT_EXITS, type FaultHost, killQuietly, type Victim } from "./fault-host.ts";
 import type { Step } from "./steps.ts";
 
 /**
  * `error`: our own code throws there. `shim`: SIGKILL to the process that is at the step. `qemu`, `virtiofsd`, `vsock`:
- * SIGKILL to that one while the shim stands still. `containerd`: SIGKILL to the daemon, which is then started again.
+ * SIGKILL to that one while the shim stands still. `agent`: the guest's agent ends meanwhile. `containerd`: SIGKILL to
+ * the daemon, which is then started again.
  */
-export type Fault = "error" | "shim" | "qemu" | "virtiofsd" | "vsock" | "containerd";
-export const faults: readonly Fault[] = ["error", "shim", "qemu", "virtiofsd", "vsock", "containerd"];
+export type Fault = "error" | "shim" | "qemu" | "virtiofsd" | "vsock" | "agent" | "containerd";
+export const faults: readonly Fault[] = [
+  "error",
+  "shim",
+  "qemu",
+  "virtiofsd",
+  "vsock",
+  "agent",
+  "containerd",
+];
 
 export interface Outcome {
   readonly fault: string;
@@ -42,12 +51,14 @@ export function applies(fault: Fault, step: Step): boolean {
 export async function runScenario(host: FaultHost, fault: Fault, step: Step): Promise<Outcome> {
   const scenario = new Scenario(host, fault, step);
   const before = await host.ledger();
+  if (fault === "agent") host.configure(AGENT_EXITS);
   try {
     await scenario.play();
   } catch (error) {
     scenario.problem(error instanceof Error ? (error.message.split("\n")[0] ?? "") : String(error));
   }
   host.arm();
+  host.configure();
   for (const hung of await host.clean(scenario.id)) scenario.problem(`hung: ${hung}`);
   for (const leak of await leftBy(host, fault, step, before)) scenario.problem(`leaked ${leak}`);
   if (scenario.problems.length > 0) await host.reset();
@@ -225,6 +236,7 @@ class Scenario {
     const fault = this.#fault;
     this.#struckAt = performance.now();
     if (fault === "containerd") await this.#host.containerd.stop("SIGKILL");
+    else if (fault === "agent") await this.#host.killAgent(this.id);
     else if (fault !== "error") this.#host.kill(fault satisfies Victim);
     this.#host.arm();
     if (stopped !== undefined) killQuietly(stopped, "SIGCONT");

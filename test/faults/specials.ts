@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { FailPoint } from "../../src/base/failpoint.ts";
 import { describeResult, type RunResult } from "../harness/run.ts";
 import { type FaultHost, killQuietly } from "./fault-host.ts";
-import { newContainerFails, type Outcome, SHOWN_LIMIT_MS } from "./scenario.ts";
+import { type Outcome, SHOWN_LIMIT_MS } from "./scenario.ts";
 import { recoverySteps } from "./steps.ts";
 
 /** What a special does: drives, strikes and checks. It names its containers, which are removed afterwards. */
@@ -60,8 +60,6 @@ export async function runSpecial(host: FaultHost, special: Special): Promise<Out
   host.configure();
   for (const id of ids) for (const hung of await host.clean(id)) problems.push(`hung: ${hung}`);
   for (const leak of await host.leaks(before)) problems.push(`leaked ${leak}`);
-  const broken = await newContainerFails(host);
-  if (broken !== undefined) problems.push(broken);
   return { fault: special.fault, step: special.step, problems, shownMs: Math.round(shownMs) };
 }
 

@@ -15,14 +15,20 @@ export interface Step {
   /** Absent for `idle`. */
   readonly point?: FailPoint;
   /** Which processes of the sandbox exist at the step. */
-  readonly has: { readonly virtiofsd?: boolean; readonly vsock?: boolean; readonly qemu?: boolean };
+  readonly has: {
+    readonly virtiofsd?: boolean;
+    readonly vsock?: boolean;
+    readonly qemu?: boolean;
+    readonly agent?: boolean;
+  };
   /** Passed by `start` and not by the server. */
   readonly inStart?: boolean;
 }
 
 const none = {};
 const helpers = { virtiofsd: true, vsock: true };
-const all = { ...helpers, qemu: true };
+const machine = { ...helpers, qemu: true };
+const all = { ...machine, agent: true };
 
 const at = (phase: Phase, has: Step["has"], ...points: FailPoint[]): Step[] =>
   points.map((point) => ({ name: point, phase, point, has }));
@@ -36,8 +42,8 @@ export const steps: readonly Step[] = [
   ...at("create", { vsock: true }, "vsock.spawned", "vsock.ready"),
   ...at("create", none, "network.journalled", "network.wired"),
   ...at("create", none, "container.directory", "container.mounted"),
-  ...at("create", all, "qemu.spawned", "boot.launched", "boot.hello", "boot.sentinel", "boot.ready"),
-  ...at("create", all, "container.created"),
+  ...at("create", machine, "qemu.spawned", "boot.launched"),
+  ...at("create", all, "boot.hello", "boot.sentinel", "boot.ready", "container.created"),
   ...at("run", all, "start.attached", "start.started"),
   { name: "idle", phase: "idle", has: all },
   ...at("exec", all, "exec.created"),
