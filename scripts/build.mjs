@@ -18,11 +18,13 @@ import { loader, wrapped } from "./code-cache.mjs";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PROGRAMS = ["containerd-shim-caisson-v2", "shim", "osbuilder"];
 /**
- * Programs whose start a pod waits for: Node's flags, as the program is run with them, and arguments that end it once
+ * Programs whose start a pod or a person waits for: Node's flags, as the program is run with them, and arguments that end it once
  * everything that its start needs is loaded.
  */
 const CACHED = {
   "containerd-shim-caisson-v2": { flags: [], arguments: ["-namespace", "none", "-id", "/", "start"] },
+  // No sandbox has a name with a slash alone: `exec` ends when all its modules are there.
+  shim: { flags: [], arguments: ["exec", "/", "true"] },
   // As src/shim/start.ts spawns it.
   "shim-server": { flags: ["--max-semi-space-size=1"], arguments: ["-none"] },
 };

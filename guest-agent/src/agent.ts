@@ -8,7 +8,7 @@ import { agentService } from "./agent-service.ts";
 import { type LogLevel, logLevels } from "./boot/command-line.ts";
 import type { ModuleLoader } from "./boot/modules.ts";
 import { ConsoleServer } from "./console/console-server.ts";
-import { TOOLS_PATH, Tools } from "./console/tools.ts";
+import { KEEP_MS, TOOLS_PATH, Tools } from "./console/tools.ts";
 import { createContainerRuntime } from "./container/index.ts";
 import type { ProcessExit } from "./container-runtime.ts";
 import type { Endpoints } from "./endpoints.ts";
@@ -93,7 +93,8 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const server = new TtrpcServer({ services: [service], log });
   endpoints.listen(CONTROL_PORT, (stream) => void server.serve(stream));
   endpoints.listen(STDIO_PORT, (stream) => void streams.serve(stream));
-  const tools = new Tools(reaper, sys.getenv("CAISSON_TOOLS_DIR") ?? TOOLS_PATH);
+  const keepMs = Number(sys.getenv("CAISSON_TOOLS_KEEP_MS") ?? KEEP_MS);
+  const tools = new Tools(reaper, sys.getenv("CAISSON_TOOLS_DIR") ?? TOOLS_PATH, keepMs);
   const consoles = new ConsoleServer({ loop, log, reaper, runtime, tools });
   endpoints.listen(CONSOLE_PORT, (stream) => {
     failPoint?.("console");

@@ -1,6 +1,6 @@
 /**
  * The tools of the debug console: a static busybox that the host sends when somebody wants a shell. It lies in the
- * guest's tmpfs while at least one connection that brought (or found) it is open, and is gone afterwards.
+ * guest's tmpfs while at least one connection that brought (or found) it is open, and for a moment afterwards.
  */
 import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
@@ -26,22 +26,32 @@ const MAX_BYTES = 64n << 20n;
 const PASSWD = "root:x:0:0:root:/:/bin/sh\n";
 const GROUP = "root:x:0:\n";
 
+/**
+ * Milliseconds for which they stay after the last session: a person's next command then needs no second transfer, which
+ * is most of the time that a short command takes.
+ */
+export const KEEP_MS = 10_000;
+
 /** Where a guest that has no programs of its own keeps them for as long as they are there. */
 export const TOOLS_PATH = "/run/caisson/tools";
 
 export class Tools {
   readonly #reaper: Reaper;
   readonly #dir: string;
+  readonly #keepMs: number;
   /** What was made outside the directory, to be removed with it. */
   #extras: string[] = [];
   #leases = 0;
   #uploads = 0;
+  /** Set while nobody uses them. */
+  #removal: ReturnType<typeof setTimeout> | undefined;
   /** Identity of the file that is there. */
   #present: string | undefined;
 
-  constructor(reaper: Reaper, dir: string) {
+  constructor(reaper: Reaper, dir: string, keepMs: number = KEEP_MS) {
     this.#reaper = reaper;
     this.#dir = dir;
+    this.#keepMs = keepMs;
   }
 
   /** Directory with a link per applet. */
@@ -56,7 +66,7 @@ export class Tools {
 
   /**
    * Serves one connection: takes the file unless it is there already, answers EXIT 0 when it can be used, and keeps it
-   * until the connection ends.
+   * until the connection has ended.
    */
   async serve(stream: FramedStream, wanted: ConsoleTools): Promise<void> {
     if (wanted.bytes <= 0n || wanted.bytes > MAX_BYTES) {
@@ -64,6 +74,7 @@ export class Tools {
       return;
     }
     this.#leases++;
+    clearTimeout(this.#removal);
     try {
       const there = this.#present === wanted.sha256;
       stream.confirm(there ? { windowBytes: 0 } : {});
@@ -73,7 +84,7 @@ export class Tools {
       while ((await rest.next()).done !== true);
     } finally {
       this.#leases--;
-      if (this.#leases === 0) this.#remove();
+      if (this.#leases === 0) this.#removal = setTimeout(() => this.#remove(), this.#keepMs);
     }
   }
 

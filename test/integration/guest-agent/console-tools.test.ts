@@ -1,9 +1,10 @@
 /** The debug console of the real agent, as a process in namespaces of its own, with the machine's static busybox. */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   type ConsoleCommand,
   type ConsoleSession,
@@ -14,6 +15,8 @@ import { built } from "../../harness/paths.ts";
 import { ContainerWorld } from "../guest-agent-container/container-world.ts";
 
 const busybox = readFileSync(built.busybox);
+/** How long the tools stay here after the last session; 10 s in a guest. */
+const KEPT_MS = 1_000;
 let world: ContainerWorld;
 let toolsDir: string;
 const dial = () => world.agent.dial(1026);
@@ -21,6 +24,7 @@ const dial = () => world.agent.dial(1026);
 before(async () => {
   toolsDir = join(mkdtempSync(join(tmpdir(), "caisson-tools-")), "tools");
   process.env.CAISSON_TOOLS_DIR = toolsDir;
+  process.env.CAISSON_TOOLS_KEEP_MS = String(KEPT_MS);
   world = await ContainerWorld.start();
 });
 after(async () => {
@@ -91,12 +95,17 @@ test("input reaches the command to its end, and large output comes whole", async
   assert.ok(Buffer.from(stdout).equals(input));
 });
 
-test("the tools are sent once for several sessions and are gone after the last", async () => {
+test("the tools are sent once for several sessions and are gone a while after the last", async () => {
   await until(() => !existsSync(toolsDir));
+  (await leaseTools(dial, busybox)).release();
+  const file = join(toolsDir, "busybox");
+  const sent = statSync(file).ino;
   const first = await leaseTools(dial, busybox);
+  assert.equal(statSync(file).ino, sent);
   assert.ok(readdirSync(join(toolsDir, "bin")).includes("vi"));
   const second = await leaseTools(dial, busybox);
   first.release();
+  await sleep(2 * KEPT_MS);
   const { stdout } = await finish(await openConsole(dial, command(["ls", "/proc/self/ns"])));
   assert.match(stdout, /mnt/);
   assert.equal(existsSync(toolsDir), true);
