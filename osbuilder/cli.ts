@@ -24,8 +24,8 @@ export interface CliHost {
   readonly stdout: (text: string) => void;
   readonly stderr: (text: string) => void;
   readonly places: KernelPlaces;
-  /** Directory that holds dist/guest/agent. */
-  readonly packageRoot: string;
+  /** Directory that holds guest/agent. */
+  readonly programRoot: string;
   readonly runRoot: string;
   readonly version: string;
   readonly sourceDateEpoch: string | undefined;
@@ -80,7 +80,7 @@ async function runGenerate(args: Arguments, host: CliHost, signal: AbortSignal):
         image: args.value("kernel-image"),
       },
       places: host.places,
-      agent: args.value("agent") ?? join(host.packageRoot, "dist/guest/agent"),
+      agent: args.value("agent") ?? join(host.programRoot, "guest/agent"),
       imageDir: args.value("image-dir") ?? DEFAULT_IMAGE_DIR,
       extraFiles,
       extraModules: args.values("module"),

@@ -4,30 +4,18 @@
  *
  * Programs: every file directly in src/bin. Those named in PROGRAMS become dist/bin/<name>, executable; any other is the
  * entry of a process that a program starts and becomes dist/lib/<name>.cjs. Those named in CACHED are loaders of
- * dist/lib/<name>.js and its code cache (scripts/code-cache.mjs).
+ * dist/lib/<name>.js and its code cache (scripts/code-cache.mjs). dist/bundled.json lists the npm packages in them.
  */
-import { spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
-import { loader, wrapped } from "./code-cache.mjs";
+import { CACHED, loader, refresh, wrapped } from "./code-cache.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PROGRAMS = ["containerd-shim-caisson-v2", "shim", "osbuilder"];
-/**
- * Programs whose start a pod or a person waits for: Node's flags, as the program is run with them, and arguments that end it once
- * everything that its start needs is loaded.
- */
-const CACHED = {
-  "containerd-shim-caisson-v2": { flags: [], arguments: ["-namespace", "none", "-id", "/", "start"] },
-  // No sandbox has a name with a slash alone: `exec` ends when all its modules are there.
-  shim: { flags: [], arguments: ["exec", "/", "true"] },
-  // As src/shim/start.ts spawns it.
-  "shim-server": { flags: ["--max-semi-space-size=1"], arguments: ["-none"] },
-};
 /** What every part depends on besides its own sources. */
 const TOOLCHAIN = ["package-lock.json", "tsconfig.json"];
 
@@ -59,7 +47,7 @@ function parts() {
     {
       name: "programs",
       inputs: ["src", "osbuilder", "package.json", "scripts/build.mjs", "scripts/code-cache.mjs"],
-      outputs: [...names.map(outputOf), ...Object.keys(CACHED).map(sourceOf)],
+      outputs: [...names.map(outputOf), ...Object.keys(CACHED).map(sourceOf), "dist/bundled.json"],
       run: () => bundle(names),
     },
   ];
@@ -87,6 +75,7 @@ async function bundle(names) {
   mkdirSync(join(root, "dist/lib"), { recursive: true });
   // The bundles are CommonJS whatever the package.json above them says.
   writeFileSync(join(root, "dist/package.json"), '{ "type": "commonjs" }\n');
+  const packages = new Set();
   await Promise.all(
     names.map(async (name) => {
       const outfile = join(root, outputOf(name));
@@ -113,17 +102,23 @@ async function bundle(names) {
           js: '"use strict";const importMetaUrl=require("node:url").pathToFileURL(__filename).href;',
         },
         write: false,
+        metafile: true,
         logLevel: "warning",
       });
       if (result.errors.length > 0) throw new Error(`bundling ${name} failed`);
+      for (const input of Object.keys(result.metafile.inputs)) {
+        const [directory] = input.match(/^.*node_modules\/(@[^/]+\/)?[^/]+/) ?? [];
+        if (directory !== undefined) packages.add(directory.slice(directory.indexOf("node_modules/")));
+      }
       const source = ascii(result.outputFiles[0].text);
       const start = PROGRAMS.includes(name) ? "#!/usr/bin/env node\n" : "";
       if (name in CACHED) {
-        await writeCached(name, source);
         replaceFile(outfile, start + loader(relative(dirname(outfile), join(root, sourceOf(name)))));
+        await writeCached(name, source);
       } else replaceFile(outfile, start + source);
     }),
   );
+  writeFileSync(join(root, "dist/bundled.json"), `${JSON.stringify([...packages].sort(), undefined, 2)}\n`);
 }
 
 /** The same program in one byte per character: V8 keeps any other in two. @param {string} source */
@@ -137,17 +132,9 @@ function ascii(source) {
 
 /** Writes the source of a cached program and its code cache. @param {string} name @param {string} source */
 async function writeCached(name, source) {
-  const path = join(root, sourceOf(name));
-  const { flags, arguments: args } = CACHED[name];
-  writeFileSync(`${path}.new`, wrapped(source));
-  const recorder = join(root, "scripts/code-cache.mjs");
-  const run = [...flags, recorder, `${path}.new`, `${path}.cache.new`, join(root, outputOf(name)), ...args];
-  // Without a cache of the new source the old one is passed over, so the order of the two does not matter.
-  const child = spawn(process.execPath, run, { stdio: "ignore" });
-  const [status] = await once(child, "exit");
-  if (!existsSync(`${path}.cache.new`)) throw new Error(`no code cache of ${name}: status ${status}`);
-  renameSync(`${path}.new`, path);
-  renameSync(`${path}.cache.new`, `${path}.cache`);
+  // Until its cache is written too, a source is run without: the loader compares the two.
+  replaceFile(join(root, sourceOf(name)), wrapped(source));
+  await refresh(join(root, "dist"), name);
 }
 
 /** Replaces `path` at once. @param {string} path @param {string} content */

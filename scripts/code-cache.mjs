@@ -7,15 +7,39 @@
  * loader takes the cache only when both lines are equal (V8 itself compares no more than the length of the source), and
  * V8 refuses data of another version of itself or of other flags; without a cache the source is simply compiled.
  *
- * As a program (`node [flags] scripts/code-cache.mjs SOURCE CACHE LOADER ARGUMENTS…`) it runs the source once with
+ * As a program (`node [flags] code-cache.mjs record SOURCE CACHE LOADER ARGUMENTS…`) it runs the source once with
  * ARGUMENTS and stores the cache of what was compiled then. The flags must be those that the program is run with.
+ * `node code-cache.mjs refresh ROOT` makes the caches of all programs in ROOT (the directory of bin and lib), as the
+ * build does and, for the Node of its host, the installed package.
  */
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import vm from "node:vm";
+
+/**
+ * Programs whose start a pod or a person waits for: the loader below the root, Node's flags, as the program is run with them, and
+ * arguments that end it once everything that its start needs is loaded.
+ */
+export const CACHED = {
+  "containerd-shim-caisson-v2": {
+    loader: "bin/containerd-shim-caisson-v2",
+    flags: [],
+    arguments: ["-namespace", "none", "-id", "/", "start"],
+  },
+  // No sandbox has a name with a slash alone: `exec` ends when all its modules are there.
+  shim: { loader: "bin/shim", flags: [], arguments: ["exec", "/", "true"] },
+  // As src/shim/start.ts spawns it.
+  "shim-server": {
+    loader: "lib/shim-server.cjs",
+    flags: ["--max-semi-space-size=1"],
+    arguments: ["-none"],
+  },
+};
 
 /** How a CommonJS module is wrapped (Node's documentation, "The module wrapper"); on one line, so that lines agree. */
 const WRAPPER = ["(function (exports, require, module, __filename, __dirname) { ", "\n})"];
@@ -65,4 +89,24 @@ function record([sourcePath, cachePath, loaderPath, ...args]) {
   process.exit(0);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) record(process.argv.slice(2));
+/**
+ * Makes the cache of `name` below `root`, from its wrapped source in lib. Replaced at once.
+ * @param {string} root @param {string} name
+ */
+export async function refresh(root, name) {
+  const { loader, flags, arguments: args } = CACHED[name];
+  const source = join(root, `lib/${name}.js`);
+  const fresh = `${source}.cache.new`;
+  const recorder = fileURLToPath(import.meta.url);
+  const run = [...flags, recorder, "record", source, fresh, join(root, loader), ...args];
+  const child = spawn(process.execPath, run, { stdio: "ignore" });
+  const [status] = await once(child, "exit");
+  if (!existsSync(fresh)) throw new Error(`no code cache of ${name}: status ${status}`);
+  renameSync(fresh, `${source}.cache`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const [command, ...args] = process.argv.slice(2);
+  if (command === "record") record(args);
+  else for (const name of Object.keys(CACHED)) await refresh(args[0], name);
+}

@@ -1,21 +1,11 @@
 /** Entry point of `osbuilder`: surroundings, signals and exit status; the work is in osbuilder/. */
-import { existsSync, realpathSync } from "node:fs";
 import { release } from "node:os";
-import { dirname, join } from "node:path";
 import { UsageError } from "../../osbuilder/arguments.ts";
 import { runCli } from "../../osbuilder/cli.ts";
 import { describeError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
+import { programRoot } from "../cli/program-root.ts";
 import { runRoot } from "../persist/run-dir.ts";
-
-/** The nearest directory above this program that holds the built agent, else the one that holds `src` or `dist`. */
-function findPackageRoot(): string {
-  const program = realpathSync(process.argv[1] ?? ".");
-  for (let dir = dirname(program); dir !== "/"; dir = dirname(dir)) {
-    if (existsSync(join(dir, "dist/guest/agent"))) return dir;
-  }
-  return dirname(dirname(dirname(program)));
-}
 
 async function main(): Promise<number> {
   const interrupt = new AbortController();
@@ -29,7 +19,7 @@ async function main(): Promise<number> {
         stdout: (text) => void process.stdout.write(text),
         stderr: (text) => void process.stderr.write(text),
         places: { runningRelease: release(), modulesRoot: "/lib/modules", bootDir: "/boot" },
-        packageRoot: findPackageRoot(),
+        programRoot: programRoot(process.argv[1]),
         runRoot: runRoot(),
         version: VERSION,
         sourceDateEpoch: process.env.SOURCE_DATE_EPOCH,

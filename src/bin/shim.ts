@@ -1,20 +1,10 @@
 /** Entry point of `shim`, the operator's tool: surroundings, signals and exit status; the work is in src/operator. */
-import { existsSync, realpathSync } from "node:fs";
 import { constants } from "node:os";
-import { dirname, join } from "node:path";
 import { VERSION } from "../base/version.ts";
 import { painter } from "../cli/index.ts";
+import { programRoot } from "../cli/program-root.ts";
 import { Interrupted } from "../operator/host.ts";
 import { runShimCommand } from "../operator/run.ts";
-
-/** The nearest directory above this program that holds the built shim, else the one that holds `src` or `dist`. */
-function findPackageRoot(): string {
-  const program = realpathSync(process.argv[1] ?? ".");
-  for (let dir = dirname(program); dir !== "/"; dir = dirname(dir)) {
-    if (existsSync(join(dir, "dist/lib/shim-server.cjs"))) return dir;
-  }
-  return dirname(dirname(dirname(program)));
-}
 
 async function main(): Promise<number> {
   const interrupt = new AbortController();
@@ -38,7 +28,7 @@ async function main(): Promise<number> {
     },
     paint: painter(process.stdout.isTTY === true, process.env),
     env: process.env,
-    packageRoot: findPackageRoot(),
+    programRoot: programRoot(process.argv[1]),
     version: VERSION,
     signal: interrupt.signal,
   });

@@ -307,7 +307,7 @@ const SHIM = "containerd-shim-caisson-v2";
 function runtimeInstalled({ host }: Context): CheckResult {
   const dirs = ["/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/opt/containerd/bin"];
   const found = dirs.map((dir) => join(dir, SHIM)).find((path) => fs.existsSync(path));
-  const own = join(host.packageRoot, "dist/bin", SHIM);
+  const own = join(host.programRoot, "bin", SHIM);
   if (found !== undefined) return ok("runtime", found);
   return warning(
     "runtime",

@@ -25,7 +25,7 @@ export async function environment(config: Config, host: OperatorHost): Promise<E
     Meta: { Version: FORMAT },
     Runtime: {
       Version: host.version,
-      Path: join(host.packageRoot, "dist/bin/containerd-shim-caisson-v2"),
+      Path: join(host.programRoot, "bin/containerd-shim-caisson-v2"),
       Node: { Version: process.version, Path: process.execPath },
       RunRoot: runRoot(),
       Debug: config.runtime.enableDebug,

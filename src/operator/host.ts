@@ -14,8 +14,8 @@ export interface OperatorHost {
   /** Colours for standard output. */
   readonly paint: Paint;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Directory that holds `dist`, or where the programs are installed. */
-  readonly packageRoot: string;
+  /** Directory of bin, lib, native and guest: the repository's dist, or where the programs are installed. */
+  readonly programRoot: string;
   readonly version: string;
   /** Aborted, with an Interrupted, by SIGINT, SIGTERM and SIGHUP. */
   readonly signal: AbortSignal;

@@ -13,11 +13,11 @@ const PHENTSIZE = 0x36;
 const PHNUM = 0x38;
 const PT_INTERP = 3;
 
-function places(host: Pick<OperatorHost, "env" | "packageRoot">): string[] {
+function places(host: Pick<OperatorHost, "env" | "programRoot">): string[] {
   const named = host.env[TOOLS_VARIABLE] ?? "";
   if (named !== "") return [named];
   return [
-    join(host.packageRoot, ".cache/tools/bin/busybox"),
+    join(host.programRoot, "../.cache/tools/bin/busybox"),
     "/usr/libexec/caisson/busybox",
     "/bin/busybox",
     "/usr/bin/busybox",
@@ -25,7 +25,7 @@ function places(host: Pick<OperatorHost, "env" | "packageRoot">): string[] {
 }
 
 /** @throws SandboxError ERR_HOST naming the package when there is none that runs without libraries. */
-export function loadTools(host: Pick<OperatorHost, "env" | "packageRoot">): Buffer {
+export function loadTools(host: Pick<OperatorHost, "env" | "programRoot">): Buffer {
   const looked: string[] = [];
   for (const path of places(host)) {
     let program: Buffer;

@@ -18,7 +18,7 @@ export async function runOverhead(args: Arguments, host: OperatorHost): Promise<
   const configPath = file === undefined ? undefined : absolutePath(file);
   // Says what is wrong with it before a pod fails for it.
   await loadConfig(configPath === undefined ? {} : { path: configPath });
-  const shim = join(host.packageRoot, "dist/bin/containerd-shim-caisson-v2");
+  const shim = join(host.programRoot, "bin/containerd-shim-caisson-v2");
   if (!fs.existsSync(shim)) throw new SandboxError("ERR_HOST", `${shim} does not exist: run npm run build`);
   const seconds = args.number("seconds", 10, 1, 3600);
   const handler = args.value("handler") ?? "caisson";

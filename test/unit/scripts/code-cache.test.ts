@@ -20,6 +20,7 @@ beforeEach(() => {
   writeFileSync(join(dir, "p.cjs"), loader("p.js"));
   const record = spawnSync(process.execPath, [
     recorder,
+    "record",
     join(dir, "p.js"),
     join(dir, "p.js.cache"),
     join(dir, "p.cjs"),

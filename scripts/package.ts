@@ -1,0 +1,95 @@
+/**
+ * Builds the Debian package and the plain tarball into dist/packages: the programs, bundled as scripts/build.mjs leaves
+ * them, and what belongs to them on a host. Equal sources, tools and SOURCE_DATE_EPOCH give equal bytes.
+ *
+ *     npm run package -- [--with-node] [--output DIR]
+ *
+ * --with-node puts the Node that runs this into the package, for systems whose own is too old (Debian 12).
+ */
+import { execFileSync, type StdioOptions } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { VERSION } from "../src/base/version.ts";
+import { contents } from "./package/contents.ts";
+import { debianMetadata } from "./package/debian.ts";
+import { stage } from "./package/stage.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+/** The time that everything in the packages carries, in seconds: SOURCE_DATE_EPOCH, else that of the last commit. */
+function sourceDate(): number {
+  const given = process.env.SOURCE_DATE_EPOCH;
+  if (given !== undefined && /^\d+$/.test(given)) return Number(given);
+  try {
+    const stdio: StdioOptions = ["ignore", "pipe", "ignore"];
+    return Number(execFileSync("git", ["log", "-1", "--format=%ct"], { cwd: root, stdio }));
+  } catch {
+    throw new Error("the sources are in no git repository: set SOURCE_DATE_EPOCH (seconds since 1970)");
+  }
+}
+
+function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): void {
+  execFileSync(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } });
+}
+
+function report(file: string, started: number): void {
+  const megabytes = (statSync(file).size / 1e6).toFixed(1);
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.log(`package: ${relative(process.cwd(), file)}: ${megabytes} MB, ${seconds} s`);
+}
+
+function main(): void {
+  const { values } = parseArgs({
+    options: { "with-node": { type: "boolean", default: false }, output: { type: "string" } },
+  });
+  const output = resolve(values.output ?? join(root, "dist/packages"));
+  const withNode = values["with-node"];
+  const epoch = sourceDate();
+  run(process.execPath, ["scripts/build.mjs"]);
+  mkdirSync(output, { recursive: true });
+  const scratch = mkdtempSync(join(tmpdir(), "caisson-package-"));
+  try {
+    const variant = withNode ? "-with-node" : "";
+    const tree = join(scratch, "tree");
+    const installedBytes = stage(contents(root, { withNode, epoch }), tree, epoch);
+
+    const tarball = join(output, `caisson${variant}-${VERSION}-linux-x64.tar.gz`);
+    let started = performance.now();
+    const tarFlags = ["--sort=name", "--format=gnu", "--owner=0", "--group=0", "--numeric-owner"];
+    run("tar", [
+      ...tarFlags,
+      `--mtime=@${epoch}`,
+      "--use-compress-program=gzip -n9",
+      "-cf",
+      tarball,
+      "-C",
+      tree,
+      ".",
+    ]);
+    report(tarball, started);
+
+    started = performance.now();
+    for (const [name, { text, mode }] of debianMetadata(root, tree, { withNode, installedBytes })) {
+      const file = join(tree, "DEBIAN", name);
+      mkdirSync(dirname(file), { recursive: true });
+      writeFileSync(file, text, { mode });
+    }
+    const deb = join(output, `caisson${variant}_${VERSION}_amd64.deb`);
+    const flags = ["-Zxz", "--root-owner-group", "--build", tree, deb];
+    run("dpkg-deb", flags, { SOURCE_DATE_EPOCH: String(epoch) });
+    report(deb, started);
+    console.log(`package: install with: apt install ./${basename(deb)}`);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+try {
+  main();
+} catch (error) {
+  console.error(`package: ${error instanceof Error ? error.message : error}`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,114 @@
+/** What is installed, and where. */
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { changelog, copyright, lintianOverrides } from "./documents.ts";
+
+/** One file or link, at an absolute path of the target system. */
+export type Entry = { readonly path: string } & (
+  | { readonly data: Buffer; readonly mode: 0o644 | 0o755 }
+  | { readonly link: string }
+);
+
+export interface ContentsInit {
+  readonly withNode: boolean;
+  /** Seconds since 1970, for the change log. */
+  readonly epoch: number;
+}
+
+/** Where the programs' parts are; src/cli/program-root.ts finds them by bin, lib, native and guest. */
+export const LIBRARY = "/usr/lib/caisson";
+
+/** @param root the repository, built */
+export function contents(root: string, init: ContentsInit): Entry[] {
+  const read = (path: string) => readFileSync(join(root, path));
+  const file = (path: string, source: string): Entry => ({ path, data: read(source), mode: 0o644 });
+  const compressed = (path: string, text: Buffer | string): Entry => ({
+    path: `${path}.gz`,
+    data: gzipSync(text, { level: 9 }),
+    mode: 0o644,
+  });
+  const node = init.withNode ? `${LIBRARY}/bin/node` : "/usr/bin/node";
+  const programs = readdirSync(join(root, "dist/bin"));
+  const completions = readdirSync(join(root, "configs/completions/bash"));
+  const documentation = "/usr/share/doc/caisson";
+  return [
+    ...programs.flatMap((name): Entry[] => [
+      { path: `${LIBRARY}/bin/${name}`, data: withInterpreter(read(`dist/bin/${name}`), node), mode: 0o755 },
+      { path: `/usr/bin/${name}`, link: `../lib/caisson/bin/${name}` },
+    ]),
+    // A code cache is for one build of V8: the package makes it on its host.
+    ...readdirSync(join(root, "dist/lib"))
+      .filter((name) => /\.c?js$/.test(name))
+      .map((name) => file(`${LIBRARY}/lib/${name}`, `dist/lib/${name}`)),
+    file(`${LIBRARY}/lib/code-cache.mjs`, "scripts/code-cache.mjs"),
+    file(`${LIBRARY}/package.json`, "dist/package.json"),
+    {
+      path: `${LIBRARY}/native/caisson.node`,
+      data: stripped(join(root, "dist/native/caisson.node")),
+      mode: 0o644,
+    },
+    { path: `${LIBRARY}/guest/agent`, data: read("dist/guest/agent"), mode: 0o755 },
+    ...(init.withNode ? [nodeProgram()] : []),
+    file("/usr/share/caisson/defaults/configuration.toml", "configs/configuration.toml"),
+    ...dropIns(root).map((path) => file(`/usr/share/caisson/${path}`, `configs/${path}`)),
+    file(
+      "/usr/lib/systemd/system/caisson-osbuilder-generate.service",
+      "configs/systemd/caisson-osbuilder-generate.service",
+    ),
+    ...completions.flatMap((name) => [
+      file(`/usr/share/bash-completion/completions/${name}`, `configs/completions/bash/${name}`),
+      file(`/usr/share/zsh/vendor-completions/_${name}`, `configs/completions/zsh/_${name}`),
+      file(`/usr/share/fish/vendor_completions.d/${name}.fish`, `configs/completions/fish/${name}.fish`),
+    ]),
+    ...readdirSync(join(root, "docs/man")).map((name) =>
+      compressed(`/usr/share/man/man${name.slice(-1)}/${name}`, read(`docs/man/${name}`)),
+    ),
+    file(`${documentation}/README.md`, "README.md"),
+    compressed(`${documentation}/CHANGELOG.md`, read("CHANGELOG.md")),
+    compressed(`${documentation}/changelog`, changelog(init.epoch)),
+    { path: `${documentation}/copyright`, data: Buffer.from(copyright(root, init.withNode)), mode: 0o644 },
+    { path: "/usr/share/lintian/overrides/caisson", data: Buffer.from(lintianOverrides), mode: 0o644 },
+  ];
+}
+
+/** Configuration for containerd and CRI-O, which their administrators copy or import. */
+function dropIns(root: string): string[] {
+  return ["containerd", "crio"].flatMap((engine) => {
+    const dir = join(root, "configs", engine);
+    return existsSync(dir) ? readdirSync(dir).map((name) => `${engine}/${name}`) : [];
+  });
+}
+
+/** A script that names its interpreter by path: PATH of a service need not have it. */
+function withInterpreter(script: Buffer, node: string): Buffer {
+  const generic = "#!/usr/bin/env node\n";
+  if (script.toString("latin1", 0, generic.length) !== generic)
+    throw new Error(`a program does not begin with ${generic}`);
+  return Buffer.concat([Buffer.from(`#!${node}\n`), script.subarray(generic.length)]);
+}
+
+/** A shared object without what only a debugger needs, which holds paths of the build. */
+function stripped(path: string): Buffer {
+  const scratch = mkdtempSync(join(tmpdir(), "caisson-strip-"));
+  try {
+    const output = join(scratch, "stripped");
+    execFileSync("strip", ["--strip-unneeded", "--remove-section=.comment", "-o", output, path]);
+    return readFileSync(output);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** The Node that runs this, where it needs no libraries of its own distribution. */
+function nodeProgram(): Entry {
+  const needed = execFileSync("ldd", [process.execPath], { encoding: "utf8" });
+  if (/libnode|libuv|libssl/.test(needed)) {
+    throw new Error(
+      `${process.execPath} needs libraries of this system; --with-node needs a self-contained Node`,
+    );
+  }
+  return { path: `${LIBRARY}/bin/node`, data: stripped(process.execPath), mode: 0o755 };
+}

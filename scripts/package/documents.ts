@@ -1,0 +1,85 @@
+/** The texts that Debian expects in a package: change log, licences, and where lintian is wrong about it. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { VERSION } from "../../src/base/version.ts";
+
+export const MAINTAINER = "Caisson maintainers <maintainers@caisson.invalid>";
+
+/** @param epoch seconds since 1970 */
+export function changelog(epoch: number): string {
+  const date = new Date(epoch * 1000).toUTCString().replace("GMT", "+0000");
+  return `caisson (${VERSION}) unstable; urgency=medium
+
+  * Built from the sources of this version; CHANGELOG.md says what changed.
+
+ -- ${MAINTAINER}  ${date}
+`;
+}
+
+/** Libraries that are linked into the agent, by the package that set-up unpacks into the sysroot. */
+const AGENT_LIBRARIES = ["libquickjs", "libseccomp-dev", "libc6-dev"];
+
+/** Our licence, then that of everything that is bundled or linked into the programs. @param root the repository */
+export function copyright(root: string, withNode: boolean): string {
+  const read = (path: string) => readFileSync(join(root, path), "utf8").trimEnd();
+  const bundled: string[] = JSON.parse(read("dist/bundled.json"));
+  const sections = [
+    section("Caisson", read("LICENSE")),
+    ...bundled.map((directory) => {
+      const { name, version, license } = JSON.parse(read(join(directory, "package.json"))) as Record<
+        string,
+        string
+      >;
+      const file = readdirSync(join(root, directory)).find((entry) => /^licen[cs]e/i.test(entry));
+      const text = file === undefined ? `Licence: ${license}` : read(join(directory, file));
+      return section(`npm package ${name} ${version}, in the programs`, text);
+    }),
+    ...AGENT_LIBRARIES.map((name) =>
+      section(
+        `Debian package ${name}, in the guest agent`,
+        read(`.cache/sysroot/usr/share/doc/${name}/copyright`),
+      ),
+    ),
+  ];
+  if (withNode) sections.push(section("Node.js, /usr/lib/caisson/bin/node", nodeLicence()));
+  return `${sections.join("\n\n")}\n`;
+}
+
+function section(title: string, text: string): string {
+  return `${"=".repeat(78)}\n${title}\n${"=".repeat(78)}\n\n${withoutApacheText(text)}`;
+}
+
+/** Debian systems have the text of this licence, and its packages refer to it. */
+function withoutApacheText(text: string): string {
+  const start = text.search(/^ *Apache License\s+Version 2\.0/m);
+  const end = text.indexOf("END OF TERMS AND CONDITIONS");
+  if (start === -1 || end < start) return text;
+  const reference = "Apache License 2.0: its text is in /usr/share/common-licenses/Apache-2.0.";
+  return `${text.slice(0, start)}${reference}${text.slice(end + "END OF TERMS AND CONDITIONS".length)}`;
+}
+
+/** Where Node's own distribution and Debian's packages of it keep the licence. */
+function nodeLicence(): string {
+  const prefix = join(process.execPath, "../..");
+  const places = [
+    join(prefix, "LICENSE"),
+    join(prefix, "share/doc/nodejs/LICENSE"),
+    "/usr/share/doc/nodejs/copyright",
+  ];
+  for (const place of places) {
+    try {
+      return readFileSync(place, "utf8").trimEnd();
+    } catch {
+      // The next one.
+    }
+  }
+  throw new Error(`no licence of Node at ${places.join(" or ")}`);
+}
+
+export const lintianOverrides = `# PID 1 of a guest that has no other file: there is nothing to link to.
+caisson: statically-linked-binary [usr/lib/caisson/guest/agent]
+# The image has to be there before whatever starts pods; all three are often started by hand, after the boot.
+caisson: systemd-service-file-refers-to-unusual-wantedby-target containerd.service [usr/lib/systemd/system/caisson-osbuilder-generate.service]
+caisson: systemd-service-file-refers-to-unusual-wantedby-target crio.service [usr/lib/systemd/system/caisson-osbuilder-generate.service]
+caisson: systemd-service-file-refers-to-unusual-wantedby-target kubelet.service [usr/lib/systemd/system/caisson-osbuilder-generate.service]
+`;

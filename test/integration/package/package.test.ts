@@ -1,0 +1,99 @@
+/** `npm run package`: what is in the Debian package and the tarball, and that equal inputs give equal bytes. */
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { VERSION } from "../../../src/base/version.ts";
+import { repositoryRoot } from "../../harness/paths.ts";
+import { runOk } from "../../harness/run.ts";
+
+const DEB = `caisson_${VERSION}_amd64.deb`;
+const TARBALL = `caisson-${VERSION}-linux-x64.tar.gz`;
+const EPOCH = 1_700_000_000;
+
+let dir = "";
+before(async () => {
+  dir = mkdtempSync(join(tmpdir(), "caisson-package-test-"));
+  for (const name of ["one", "two"]) {
+    const script = join(repositoryRoot, "scripts/package.ts");
+    await runOk([process.execPath, "--import", "tsx", script, "--output", join(dir, name)], {
+      cwd: repositoryRoot,
+      env: { ...process.env, SOURCE_DATE_EPOCH: String(EPOCH) },
+      timeoutMs: 120_000,
+    });
+  }
+  await runOk(["dpkg-deb", "-R", join(dir, "one", DEB), join(dir, "deb")]);
+  mkdirSync(join(dir, "tar"));
+  await runOk(["tar", "-C", join(dir, "tar"), "-xf", join(dir, "one", TARBALL)]);
+});
+after(() => rmSync(dir, { recursive: true, force: true }));
+
+/** Paths of all files and links below `tree`, sorted. */
+function filesBelow(tree: string): string[] {
+  return readdirSync(tree, { recursive: true, withFileTypes: true })
+    .filter((entry) => !entry.isDirectory())
+    .map((entry) => join(entry.parentPath ?? entry.path, entry.name).slice(tree.length))
+    .filter((path) => !path.startsWith("/DEBIAN/"))
+    .sort();
+}
+
+test("two builds give the same bytes", () => {
+  for (const name of [DEB, TARBALL]) {
+    const [one, two] = ["one", "two"].map((build) => readFileSync(join(dir, build, name)));
+    assert.ok(one !== undefined && two !== undefined && one.equals(two), `${name} differs`);
+  }
+});
+
+test("the tarball has the files of the package", () => {
+  assert.deepEqual(filesBelow(join(dir, "tar")), filesBelow(join(dir, "deb")));
+});
+
+test("everything belongs to root and carries the given time", async () => {
+  const { stdout } = await runOk(["tar", "--full-time", "--utc", "-tvf", join(dir, "one", TARBALL)]);
+  const time = new Date(EPOCH * 1000).toISOString().slice(0, 19).replace("T", " ");
+  for (const line of stdout.trim().split("\n")) {
+    // Links have the time of their making on disk; tar gives them that of --mtime.
+    assert.match(line, new RegExp(`^\\S+ 0/0 +\\d+ ${time} `), line);
+  }
+});
+
+test("each program has a link in /usr/bin, an interpreter by path, and a man page", () => {
+  const programs = readdirSync(join(repositoryRoot, "dist/bin"));
+  assert.ok(programs.length >= 3);
+  const files = filesBelow(join(dir, "deb"));
+  for (const name of programs) {
+    assert.ok(files.includes(`/usr/bin/${name}`), name);
+    assert.ok(
+      files.some((path) => path.startsWith("/usr/share/man/") && path.includes(`/${name}.`)),
+      name,
+    );
+    const [line] = readFileSync(join(dir, "deb/usr/bin", name), "latin1").split("\n", 1);
+    assert.equal(line, "#!/usr/bin/node");
+  }
+});
+
+test("the installed programs find their parts and run", async () => {
+  const library = join(dir, "deb/usr/lib/caisson");
+  await runOk([process.execPath, join(library, "lib/code-cache.mjs"), "refresh", library]);
+  assert.ok(readdirSync(join(library, "lib")).includes("shim-server.js.cache"));
+  const shim = await runOk([process.execPath, join(dir, "deb/usr/bin/shim"), "env", "--json"]);
+  const { Runtime } = JSON.parse(shim.stdout) as { Runtime: Record<string, string> };
+  assert.equal(Runtime.Path, join(library, "bin/containerd-shim-caisson-v2"));
+  const version = await runOk([process.execPath, join(dir, "deb/usr/bin/containerd-shim-caisson-v2"), "-v"]);
+  assert.match(version.stdout, new RegExp(`Version: +${VERSION}`));
+});
+
+test("control names the version and a Node that is new enough", () => {
+  const control = readFileSync(join(dir, "deb/DEBIAN/control"), "utf8");
+  assert.match(control, new RegExp(`^Version: ${VERSION}$`, "m"));
+  assert.match(control, /^Depends: .*\bnodejs \(>= 20\)/m);
+});
+
+test("the copyright file names every package that is bundled", () => {
+  const text = readFileSync(join(dir, "deb/usr/share/doc/caisson/copyright"), "utf8");
+  const bundled: string[] = JSON.parse(readFileSync(join(repositoryRoot, "dist/bundled.json"), "utf8"));
+  for (const directory of bundled) {
+    assert.ok(text.includes(`npm package ${directory.replace(/^.*node_modules\//, "")} `), directory);
+  }
+});
