@@ -17,7 +17,16 @@ export interface ContainerdInit {
   /** Namespace of `ctr` and of the bundles; the world's name when absent. */
   readonly namespace?: string;
   /** Further configuration, with the CRI plugin on; it is off when absent. */
-  readonly criConfiguration?: string;
+  readonly cri?: CriConfiguration;
+}
+
+export interface CriConfiguration {
+  /** Of the format: 3 is containerd 2's. */
+  readonly version: 2 | 3;
+  /** Files that are laid over it. */
+  readonly imports: readonly string[];
+  /** Tables of the CRI plugins. */
+  readonly tables: string;
 }
 
 const READY_LINE = "containerd successfully booted";
@@ -59,7 +68,7 @@ export class Containerd implements AsyncDisposable {
       [WORLD_VARIABLE]: world.name,
       ...init.env,
     };
-    writeFileSync(this.#config, configuration(world, this.address, init.criConfiguration));
+    writeFileSync(this.#config, configuration(world, this.address, init.cri));
   }
 
   /** Starts the daemon and waits until it serves. Preconditions: it does not run. */
@@ -154,10 +163,11 @@ function binariesOf(version: ContainerdVersion): string {
 }
 
 /** The CRI plugin only costs start-up time where it is not the subject. */
-function configuration(world: World, address: string, cri: string | undefined): string {
+function configuration(world: World, address: string, cri: CriConfiguration | undefined): string {
   mkdirSync(join(world.dir, "opt"), { recursive: true });
   const disabled = cri === undefined ? ["io.containerd.grpc.v1.cri"] : [];
-  return `version = 2
+  return `version = ${cri?.version ?? 2}
+imports = ${JSON.stringify(cri?.imports ?? [])}
 root = "${world.dir}/root"
 state = "${world.dir}/state"
 disabled_plugins = ${JSON.stringify(disabled)}
@@ -167,7 +177,7 @@ disabled_plugins = ${JSON.stringify(disabled)}
   address = "${address}.ttrpc"
 [plugins."io.containerd.internal.v1.opt"]
   path = "${world.dir}/opt"
-${cri ?? ""}`;
+${cri?.tables ?? ""}`;
 }
 
 function daemonPid(child: ChildProcess): number {

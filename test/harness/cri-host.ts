@@ -6,7 +6,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Containerd, type ContainerdVersion, startContainerd } from "./containerd.ts";
 import { type CriClient, connectCri } from "./cri-client.ts";
-import { importPodImages, PAUSE_IMAGE } from "./cri-images.ts";
+import { criConfiguration, withHostDevices } from "./cri-configuration.ts";
+import { importPodImages } from "./cri-images.ts";
 import { Pod, type PodInit } from "./cri-pod.ts";
 import { assertEven, type LedgerSnapshot, takeSnapshot } from "./leak-ledger.ts";
 import { assertSetUp } from "./paths.ts";
@@ -15,10 +16,6 @@ import { createWorld, removeCgroups, type World } from "./world.ts";
 
 /** Names of the runtime handlers, as a RuntimeClass would give them. */
 export type Handler = "caisson" | "runc";
-
-/** Directories of the CNI plugins, by distribution. */
-const CNI_PLUGINS = "/usr/lib/cni";
-const CRI_PLUGIN = `plugins."io.containerd.grpc.v1.cri"`;
 
 export interface CriHostInit {
   readonly version?: ContainerdVersion;
@@ -49,6 +46,15 @@ export class CriHost implements AsyncDisposable {
   static async start(init: CriHostInit = {}): Promise<CriHost> {
     assertSetUp();
     const world = await createWorld();
+    try {
+      return await CriHost.#startIn(world, init);
+    } catch (error) {
+      await world[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  static async #startIn(world: World, init: CriHostInit): Promise<CriHost> {
     const configFile = join(world.dir, "configuration.toml");
     writeShimConfig(configFile, init.config);
     writeNetwork(world);
@@ -56,7 +62,11 @@ export class CriHost implements AsyncDisposable {
       world,
       version: init.version ?? "system",
       namespace: "k8s.io",
-      criConfiguration: criConfiguration(world, init.sandboxer),
+      cri: criConfiguration({
+        version: init.version ?? "system",
+        networkDirectory: networkDirectory(world),
+        sandboxer: init.sandboxer,
+      }),
       env: { CAISSON_CONF_FILE: configFile },
     });
     const cri = connectCri(containerd.address);
@@ -82,7 +92,7 @@ export class CriHost implements AsyncDisposable {
     this.#count += 1;
     const pod = await Pod.run(this.cri, {
       name: `pod${this.#count}`,
-      handler,
+      handler: init.hostDevices === true ? withHostDevices(handler) : handler,
       directory: join(this.world.dir, "pods", String(this.#count)),
       cgroupParent: `/${this.world.name}/pod${this.#count}`,
       init,
@@ -112,26 +122,6 @@ export class CriHost implements AsyncDisposable {
     await this.containerd[Symbol.asyncDispose]();
     await this.world[Symbol.asyncDispose]();
   }
-}
-
-function criConfiguration(world: World, sandboxer: CriHostInit["sandboxer"]): string {
-  const runtime = (name: string, type: string, more = "") => `
-  [${CRI_PLUGIN}.containerd.runtimes.${name}]
-    runtime_type = "${type}"
-    privileged_without_host_devices = true
-    pod_annotations = ["io.caisson.*"]
-${more}`;
-  return `[${CRI_PLUGIN}]
-  sandbox_image = "${PAUSE_IMAGE}"
-  restrict_oom_score_adj = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [${CRI_PLUGIN}.cni]
-    bin_dir = "${CNI_PLUGINS}"
-    conf_dir = "${networkDirectory(world)}"
-  [${CRI_PLUGIN}.containerd]
-    default_runtime_name = "runc"
-${runtime("caisson", "io.containerd.caisson.v2", sandboxer && `    sandboxer = "${sandboxer}"\n`)}${runtime("runc", "io.containerd.runc.v2")}`;
 }
 
 const networkDirectory = (world: World) => join(world.dir, "cni");

@@ -26,6 +26,8 @@ type LinuxPodConfig = MessageInitShape<typeof LinuxPodSandboxConfigSchema>;
 export type PodInit = Partial<Omit<PodConfig, "$typeName" | "metadata" | "linux">> & {
   readonly linux?: Partial<Omit<LinuxPodConfig, "$typeName" | "securityContext">>;
   readonly security?: MessageInitShape<typeof LinuxSandboxSecurityContextSchema>;
+  /** The runtime's configuration lacks privileged_without_host_devices. */
+  readonly hostDevices?: boolean;
 };
 /** What a test says of a container; `image` is TOOL_IMAGE and the process sleeps when absent. */
 export type ContainerInit = Partial<Omit<ContainerConfig, "$typeName" | "metadata" | "image" | "linux">> & {
@@ -92,7 +94,7 @@ export class Pod {
   static async run(cri: CriClient, setup: PodSetup): Promise<Pod> {
     const logs = join(setup.directory, "logs");
     mkdirSync(logs, { recursive: true });
-    const { linux, security, ...init } = setup.init;
+    const { linux, security, hostDevices: _handler, ...init } = setup.init;
     const securityContext = { namespaceOptions: NAMESPACES, ...security };
     const config: PodConfig = {
       metadata: { name: setup.name, uid: `uid-${setup.name}`, namespace: "default", attempt: 0 },

@@ -51,8 +51,8 @@ export function withCriHost(init: CriHostInit = {}): CriSuite {
       await body();
     } catch (error) {
       const log = host().containerd.log().slice(logged).trimEnd().split("\n").slice(-40).join("\n");
-      if (error instanceof Error) error.message += `\n--- containerd's log of this test ---\n${log}`;
-      throw error;
+      const message = error instanceof Error ? error.message : String(error);
+      throw new Error(`${message}\n--- containerd's log of this test ---\n${log}`, { cause: error });
     }
   };
   const suite: CriSuite = {
