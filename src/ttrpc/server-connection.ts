@@ -54,6 +54,14 @@ export interface ConnectionOptions {
   readonly limits?: Partial<ServerLimits>;
 }
 
+function startTimer(ms: number): { readonly expired: Promise<void>; cancel(): void } {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const expired = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  return { expired, cancel: () => clearTimeout(timer) };
+}
+
 export class ServerConnection {
   readonly #stream: ByteStream;
   readonly #services: ReadonlyMap<string, ServiceRegistration>;
@@ -96,10 +104,20 @@ export class ServerConnection {
     this.#end("the server closed the connection");
   }
 
-  /** Refuses new calls, lets those in progress be answered and ends the connection, after `limitMs` at the latest. */
+  /**
+   * Refuses new calls, lets those in progress be answered and the peer close the connection; ends it after `limitMs` at
+   * the latest. The end is the peer's to choose: Go's client that finds an answer and the end of the stream at one time
+   * picks one of them by chance, and "ttrpc: closed" is then what its caller sees (ttrpc client.go, `select`).
+   */
   async drain(limitMs: number): Promise<void> {
     this.#draining = true;
-    await this.#answersSent(limitMs);
+    const limit = startTimer(limitMs);
+    try {
+      await this.#answersSent(limitMs);
+      await Promise.race([this.closed, limit.expired]);
+    } finally {
+      limit.cancel();
+    }
     this.close();
   }
 
@@ -127,10 +145,7 @@ export class ServerConnection {
 
   /** Resolves when every call is answered and the answers are with the stream, or after `limitMs`. */
   async #answersSent(limitMs: number): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const limit = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, limitMs);
-    });
+    const limit = startTimer(limitMs);
     const answered = async () => {
       while (!this.#over && [...this.#calls.values()].some((call) => !call.answered)) {
         await new Promise<void>((resolve) => this.#answerWaiters.push(resolve));
@@ -138,9 +153,9 @@ export class ServerConnection {
       await this.#writer.belowBytes(0);
     };
     try {
-      await Promise.race([answered(), limit, this.closed]);
+      await Promise.race([answered(), limit.expired, this.closed]);
     } finally {
-      clearTimeout(timer);
+      limit.cancel();
     }
   }
 

@@ -50,8 +50,8 @@ export class TtrpcServer {
   }
 
   /**
-   * Takes no further connections or calls, lets calls in progress be answered, then ends every connection, after
-   * `limitMs` at the latest. Idempotent.
+   * Takes no further connections or calls, lets calls in progress be answered and the peers hang up, and ends what
+   * connection is left after `limitMs`. Idempotent.
    */
   async close(limitMs: number): Promise<void> {
     this.#closing = true;

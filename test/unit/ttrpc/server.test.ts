@@ -394,7 +394,7 @@ describe("server connection", () => {
     }
   });
 
-  it("drain() refuses new calls, lets the open ones finish and ends", async () => {
+  it("drain() refuses new calls, lets the open ones finish and ends when the peer hangs up", async () => {
     const gate = deferred<Uint8Array>();
     const { peer, connection } = serve({ Wait: () => gate.promise, Echo: echo });
     await peer.request(1, "S", "Wait");
@@ -405,7 +405,19 @@ describe("server connection", () => {
     assert.deepEqual([(await nextAnswer(peer)).code], [Status.Unavailable]);
     gate.resolve(Uint8Array.of(8));
     assert.deepEqual((await nextAnswer(peer)).payload, [8]);
+    // An end of the stream that comes with the answer hides the answer from Go's client: the peer hangs up first.
+    assert.equal(
+      await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, 30, "open"))]),
+      "open",
+    );
+    peer.stream.end();
     await drained;
+    assert.equal(await peer.next(), undefined);
+  });
+
+  it("drain() ends the connection of a peer that stays", async () => {
+    const { peer, connection } = serve({ Echo: echo });
+    await connection.drain(20);
     assert.equal(await peer.next(), undefined);
   });
 });
