@@ -97,8 +97,25 @@ export class LocalhostForward {
     await this.close();
   }
 
+  /**
+   * A client that means localhost tries its other address when nobody listens on the first. Here the first is accepted
+   * before the guest was asked, so the other one is tried for it. @throws what the client's own address gave.
+   */
+  async #dial(destination: ForwardDestination): Promise<Duplex> {
+    const { dial } = this.#options;
+    try {
+      return await dial(destination, this.#abort.signal);
+    } catch (error) {
+      const address = OTHER_LOOPBACK[destination.address];
+      if (address === undefined || this.#abort.signal.aborted) throw error;
+      return await dial({ ...destination, address }, this.#abort.signal).catch(() => {
+        throw error;
+      });
+    }
+  }
+
   async #relay(socket: net.Socket): Promise<void> {
-    const { log, dial } = this.#options;
+    const { log } = this.#options;
     const destination = destinationOf(socket);
     this.#sockets.add(socket);
     socket.once("close", () => this.#sockets.delete(socket));
@@ -108,7 +125,7 @@ export class LocalhostForward {
       return;
     }
     try {
-      const guest = await dial(destination, this.#abort.signal);
+      const guest = await this.#dial(destination);
       if (socket.destroyed) {
         guest.destroy();
         return;
@@ -124,6 +141,8 @@ export class LocalhostForward {
     }
   }
 }
+
+const OTHER_LOOPBACK: Readonly<Record<string, string>> = { "127.0.0.1": "::1", "::1": "127.0.0.1" };
 
 /** Where the client wanted to go; undefined when the connection is gone already. */
 function destinationOf(socket: net.Socket): ForwardDestination | undefined {

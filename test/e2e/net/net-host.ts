@@ -84,18 +84,7 @@ export function withNetHost(): { netTest: (name: string, body: (net: NetHost) =>
     const { world, containerd } = host;
     const tool = join(world.dir, "net-tool");
     net = new NetHost(host, tool);
-    await runOk([
-      "gcc",
-      "-static",
-      "-O1",
-      "-Wall",
-      "-Wextra",
-      "-Werror",
-      "-s",
-      "-o",
-      tool,
-      here("net-tool.c"),
-    ]);
+    await buildNetTool(tool);
     await importBusybox(containerd, {
       entries: [{ path: "bin/net-tool", mode: 0o755, content: readFileSync(tool) }],
     });
@@ -115,14 +104,24 @@ export function withNetHost(): { netTest: (name: string, body: (net: NetHost) =>
   return { netTest };
 }
 
-/** They end with the world. */
-async function startServers(world: World): Promise<void> {
+/** Compiles net-tool.c, static, to the path `target`. */
+export async function buildNetTool(target: string): Promise<void> {
+  const flags = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-s"];
+  await runOk(["gcc", ...flags, "-o", target, here("net-tool.c")]);
+}
+
+/** What servers.mjs offers, in the world's own namespace. They end with the world, or by the function that is given. */
+export async function startServers(world: World): Promise<() => Promise<void>> {
   const [file = "", ...args] = world.enter([process.execPath, here("servers.mjs")]);
   const servers = spawn(file, args, { stdio: ["pipe", "pipe", "inherit"] });
   await once(servers.stdout, "data");
   servers.stdout.destroy();
   servers.unref();
   (servers.stdin as unknown as { unref(): void }).unref();
+  return async () => {
+    servers.stdin.end();
+    if (servers.exitCode === null) await once(servers, "exit");
+  };
 }
 
 /** Lines of `ip route` of either program, without what only tells who made a route, and what each kernel makes. */

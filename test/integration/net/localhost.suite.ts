@@ -23,7 +23,7 @@ interface Guest {
   close(): void;
 }
 
-/** A server that answers after its client has ended, in capitals; port 81 refuses. */
+/** A server that answers after its client has ended, in capitals; port 81 refuses, and port 82 but for ::1, 83 but for 127.0.0.1. */
 async function makeGuest(): Promise<Guest> {
   const server = net.createServer({ allowHalfOpen: true }, (socket) => {
     let text = "";
@@ -41,7 +41,13 @@ async function makeGuest(): Promise<Guest> {
     dialled,
     async dial(destination) {
       dialled.push(destination);
-      if (destination.port === 81) throw new Error("nobody listens on port 81 of the guest");
+      const { address, port: wanted } = destination;
+      const only = new Map([
+        [82, "::1"],
+        [83, "127.0.0.1"],
+      ]).get(wanted);
+      if (wanted === 81 || (only !== undefined && only !== address))
+        throw new Error(`nobody listens on port ${wanted} of the guest`);
       const socket = net.connect({ host: "127.0.0.1", port, allowHalfOpen: true });
       await once(socket, "connect");
       return socket;
@@ -70,6 +76,9 @@ export function localhostSuite(): void {
       const long = "x".repeat(60_000);
       assert.equal((await talk(pod, "127.0.0.1", 1, long)).length, long.length);
       assert.equal((await talk(pod, "127.0.0.1", 81, "refused")).trim(), "ECONNRESET");
+      assert.equal((await talk(pod, POD_IP, 82, "not localhost")).trim(), "ECONNRESET");
+      assert.equal(await talk(pod, "127.0.0.1", 82, "six only"), "SIX ONLY");
+      assert.equal(await talk(pod, "::1", 83, "four only"), "FOUR ONLY");
       await forward.close();
       assert.equal((await talk(pod, "127.0.0.1", 8080, "late")).trim(), "ECONNREFUSED");
     } finally {
