@@ -33,7 +33,9 @@ export function machineNetwork(init: MachineNetworkInit): MachineNetwork {
   const { network, netnsPath } = init;
   return {
     nics: network.nics,
-    guest: network.guest,
+    get guest() {
+      return network.guest;
+    },
     netnsPath,
     inherited: () => network.closeFds(),
     serve: (vm, agent) => serve(init, vm, agent),

@@ -1,6 +1,7 @@
 /** A pod's network that is wired: its NICs, and NICs that come and go later. */
 import { create } from "@bufbuild/protobuf";
 import { SandboxError } from "../../base/errors.ts";
+import { once } from "../../base/once.ts";
 import { type ApplyNetworkRequest, ApplyNetworkRequestSchema } from "../../gen/caisson/agent/v1/agent_pb.ts";
 import { closeFd } from "../../native/fd.ts";
 import { type Link, NetlinkProtocol, NetlinkSocket, setLink } from "../../netlink/index.ts";
@@ -30,7 +31,7 @@ interface Attached {
   readonly index: number;
   readonly undo: readonly UndoAction[];
   /** What the guest was told about it when it was wired. */
-  readonly guest: ApplyNetworkRequest;
+  readonly guest: () => ApplyNetworkRequest;
   open: boolean;
 }
 
@@ -41,8 +42,7 @@ export class PodNetwork {
   readonly #model: NetworkModel;
   readonly #attached: Attached[] = [];
   #detached: Promise<void> | undefined;
-  /** For the agent, at boot. */
-  readonly guest: ApplyNetworkRequest;
+  readonly #guest: () => ApplyNetworkRequest;
 
   /** Owns `netns` from here on. `wired` undefined: no NIC. */
   constructor(options: AttachOptions, netns: Netns, wired: Wired | undefined) {
@@ -50,8 +50,14 @@ export class PodNetwork {
     this.#netns = netns;
     this.#model = wired?.plan.model ?? options.model;
     if (wired !== undefined) this.#adopt(wired);
-    this.guest =
-      wired === undefined ? create(ApplyNetworkRequestSchema) : guestNetwork(wired.state, wired.links);
+    this.#guest = once(() =>
+      wired === undefined ? create(ApplyNetworkRequestSchema) : guestNetwork(wired.state, wired.links),
+    );
+  }
+
+  /** For the agent, at boot. Worked out when it is asked for: QEMU need not wait for it. */
+  get guest(): ApplyNetworkRequest {
+    return this.#guest();
   }
 
   /** What was wired in the end: not the wanted one where the kernel refused that. */
@@ -82,7 +88,7 @@ export class PodNetwork {
   /** What the guest should be told now, given the state of the namespace. */
   guestFor(state: PodState): ApplyNetworkRequest {
     // A macvtap's interface lost its addresses when it was wired: what it had then is the guest's.
-    if (this.#model === "macvtap") return joined(this.#attached.map(({ guest }) => guest));
+    if (this.#model === "macvtap") return joined(this.#attached.map(({ guest }) => guest()));
     return guestNetwork(
       state,
       state.links.filter((link) => this.isWired(link.index)),
@@ -177,7 +183,7 @@ export class PodNetwork {
         nic,
         index: link.index,
         undo,
-        guest: guestNetwork(wired.state, [link]),
+        guest: once(() => guestNetwork(wired.state, [link])),
         open: true,
       });
       return nic;

@@ -1,5 +1,6 @@
 /** Reads what CNI made in a pod's network namespace. */
 import { SandboxError } from "../../base/errors.ts";
+import { once } from "../../base/once.ts";
 import { type NetnsOperation, runInNetns } from "../../native/net.ts";
 import {
   type Address,
@@ -120,13 +121,25 @@ function collect(results: Awaited<ReturnType<typeof runInNetns>>): PodState | un
     answers.push(requireSuccess(request, reply));
   }
   const parsed = <T>(i: number, parse: (payload: Uint8Array) => T) =>
-    (answers[i] ?? []).map((message) => parse(message.payload));
+    once(() => (answers[i] ?? []).map((message) => parse(message.payload)));
+  const [addresses, routes, neighbours] = [
+    parsed(1, parseAddress),
+    parsed(2, parseRoute),
+    parsed(3, parseNeighbour),
+  ];
+  // A redirect is wired without these; what the guest is told is worked out while it boots.
   return {
-    links: parsed(0, parseLink),
-    addresses: parsed(1, parseAddress),
-    routes: parsed(2, parseRoute),
-    neighbours: parsed(3, parseNeighbour),
-    qdiscs: parsed(4, parseQdisc),
+    links: parsed(0, parseLink)(),
+    get addresses() {
+      return addresses();
+    },
+    get routes() {
+      return routes();
+    },
+    get neighbours() {
+      return neighbours();
+    },
+    qdiscs: parsed(4, parseQdisc)(),
   };
 }
 
