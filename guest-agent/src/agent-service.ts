@@ -15,6 +15,7 @@ import { kernelRelease, memoryBytes, onlineCpus, ownRssBytes } from "./guest-fac
 import { onlineResources } from "./hotplug.ts";
 import { GuestNetwork } from "./net/network.ts";
 import { SHARED_PATH, setUpSandbox } from "./sandbox-setup.ts";
+import { type CallSpan, callLog, currentCall, within, withTracing } from "./tracing.ts";
 import type { Uevents } from "./uevents.ts";
 import { findBlockDevice } from "./volumes/block-device.ts";
 import { prepareVolume, removeVolume } from "./volumes/volumes.ts";
@@ -34,12 +35,14 @@ export interface AgentServiceDeps {
   readonly failPoint: FailPoint | undefined;
   /** Ends the guest, soon: the answer to Shutdown gets a chance to leave. */
   readonly shutDown: () => void;
+  /** Takes the span of a call that is traced. */
+  readonly report: (span: CallSpan) => void;
 }
 
 /** The service for a ttrpc server. One sandbox per agent. */
 export function agentService(deps: AgentServiceDeps): ServiceRegistration {
   const handlers = { ...sandboxHandlers(deps), ...containerHandlers(deps) };
-  return serviceHandlers(Agent, withFailPoint(handlers, deps.failPoint));
+  return serviceHandlers(Agent, withTracing(withFailPoint(handlers, deps.failPoint), deps.report));
 }
 
 type Handlers = ServiceHandlers<typeof Agent>;
@@ -51,9 +54,10 @@ function sandboxHandlers(deps: AgentServiceDeps): Handlers {
     async createSandbox(request) {
       if (created) throw new SandboxError("ERR_ALREADY_EXISTS", "this guest already has its sandbox");
       created = true;
+      const call = currentCall();
       await deps.ready;
       try {
-        return await createSandbox(request, deps, network);
+        return await within(call, () => createSandbox(request, deps, network));
       } catch (error) {
         created = false;
         throw error;
@@ -65,7 +69,7 @@ function sandboxHandlers(deps: AgentServiceDeps): Handlers {
     },
     guestInfo: () => guestInfo(deps),
     async onlineResources({ cpus, memoryBytes: memory }) {
-      const now = await onlineResources({ cpus, memoryBytes: memory }, deps.uevents, deps.log);
+      const now = await onlineResources({ cpus, memoryBytes: memory }, deps.uevents, callLog(deps.log));
       return { onlineCpus: now.cpus, memoryTotalBytes: now.memoryBytes };
     },
     async shutdown() {

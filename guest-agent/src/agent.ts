@@ -2,6 +2,7 @@
 import * as sys from "sys";
 import { describeError } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
+import { logField } from "../../src/base/log-fields.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { TtrpcServer } from "../../src/ttrpc/index.ts";
 import { agentService } from "./agent-service.ts";
@@ -22,6 +23,7 @@ import { type LogOutput, printEntry, toJson } from "./logger.ts";
 import { ForwardServer } from "./net/forward-server.ts";
 import { Reaper } from "./reaper.ts";
 import { StreamServer } from "./stdio/stream-server.ts";
+import { currentTraceId } from "./tracing.ts";
 import type { Uevent } from "./uevent.ts";
 import { Uevents } from "./uevents.ts";
 
@@ -89,6 +91,7 @@ export async function runAgent(init: AgentInit): Promise<void> {
     streamCount: () => streams.count,
     failPoint,
     shutDown: () => loop.setTimer(FAREWELL_MS, init.powerOff),
+    report: (span) => link?.send({ case: "span", value: span }),
   });
   const server = new TtrpcServer({ services: [service], log });
   endpoints.listen(CONTROL_PORT, (stream) => void server.serve(stream));
@@ -136,9 +139,11 @@ async function greet(init: AgentInit, link: HostLink): Promise<void> {
     // What the console gets too survives the connection; errors are rare enough.
     if (entry.level === "error") printEntry(entry);
     const { level, message, fields } = entry;
+    const own = fields[logField.trace];
+    const traceId = typeof own === "string" ? own : currentTraceId();
     link.send({
       case: "log",
-      value: { level, message, fieldsJson: toJson(fields), timeUnixNano: sys.realtimeNs() },
+      value: { level, message, fieldsJson: toJson(fields), timeUnixNano: sys.realtimeNs(), traceId },
     });
   };
 }

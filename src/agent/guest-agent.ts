@@ -8,7 +8,9 @@ import type { ByteStream } from "../base/byte-stream.ts";
 import { withDeadline } from "../base/deadline.ts";
 import { describeError, SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { logField } from "../base/log-fields.ts";
 import { timeoutMs } from "../base/timeouts.ts";
+import { currentTrace, formatTraceparent, spanReported, TRACEPARENT, traced } from "../base/trace.ts";
 import {
   Agent,
   type Event,
@@ -68,7 +70,7 @@ export class GuestAgent {
     this.hello = hello;
     this.#connections = connections;
     this.#client = client;
-    this.calls = createClient(Agent, client, { timeoutMs: timeoutMs("agentCall") });
+    this.calls = createClient(Agent, tracedCalls(client), { timeoutMs: timeoutMs("agentCall") });
     this.lost = Promise.race([hostEnded, client.closed]).then(
       () => new SandboxError("ERR_UNAVAILABLE", "the connection to the guest's agent was lost"),
     );
@@ -171,6 +173,21 @@ export class GuestAgent {
   }
 }
 
+/** A client whose calls are spans that the guest is told of, where a traced request makes them. */
+function tracedCalls(client: TtrpcClient): Pick<TtrpcClient, "call"> {
+  return {
+    call(service, method, payload, options = {}) {
+      if (currentTrace() === undefined) return client.call(service, method, payload, options);
+      const work = () => {
+        const span = currentTrace();
+        const metadata = { ...options.metadata, ...(span && { [TRACEPARENT]: formatTraceparent(span) }) };
+        return client.call(service, method, payload, { ...options, metadata });
+      };
+      return traced(`agent ${method}`, work, { kind: "client", attributes: { "rpc.system": "ttrpc" } });
+    },
+  };
+}
+
 /** The Host service: one hello, then events. */
 class Greeting {
   readonly #init: GuestAgentInit;
@@ -214,16 +231,18 @@ class Greeting {
 
   #take(event: Event): void {
     if (event.event.case === "log") this.#log(event.event.value);
+    else if (event.event.case === "span") spanReported(event.event.value);
     else this.#init.onEvent(event);
   }
 
   /** A guest's record keeps its own level; its text is cut, whatever the guest sends. */
-  #log(record: { level: string; message: string; fieldsJson: string }): void {
+  #log(record: { level: string; message: string; fieldsJson: string; traceId: string }): void {
     const levels = ["error", "warn", "info", "debug", "trace"] as const;
     const level = levels.find((known) => known === record.level) ?? "info";
     const fields = {
       component: "agent",
       ...(record.fieldsJson && { guest: record.fieldsJson.slice(0, 2_000) }),
+      ...(/^[0-9a-f]{32}$/.test(record.traceId) && { [logField.trace]: record.traceId }),
     };
     this.#init.log[level](fields, record.message.slice(0, 4_000));
   }

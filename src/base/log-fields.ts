@@ -14,4 +14,6 @@ export const logField = {
   step: "step",
   path: "path",
   device: "dev",
+  trace: "trace_id",
+  span: "span_id",
 } as const;

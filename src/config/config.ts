@@ -87,6 +87,17 @@ export async function loadConfig(init: LoadConfigInit = {}): Promise<Config> {
   return deepFreeze({ ...values, files, origins: layers.origins(), warnings: layers.warnings });
 }
 
+/**
+ * Whether a file that loadConfig() would read sets a key of this name: without parsing, so it may say so in vain.
+ * @throws SandboxError ERR_PERMISSION, ERR_CONFIG
+ */
+export function mentionsKey(
+  name: string,
+  init: Pick<LoadConfigInit, "path" | "env" | "searchPaths">,
+): boolean {
+  return findFiles(init).some((file) => new RegExp(`^[^#\\n]*${name}`, "m").test(readIfThere(file) ?? ""));
+}
+
 function findFiles(init: LoadConfigInit): string[] {
   const named = init.path || (init.env ?? process.env)[CONFIG_ENV];
   const searchPaths = init.searchPaths ?? DEFAULT_CONFIG_PATHS;

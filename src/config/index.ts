@@ -7,6 +7,7 @@ export {
   DEFAULT_CONFIG_PATHS,
   type LoadConfigInit,
   loadConfig,
+  mentionsKey,
   searchConfig,
 } from "./config.ts";
 export { allKeys, explainDocument, type KeyReport, lineNumbers } from "./explain.ts";

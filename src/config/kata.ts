@@ -11,7 +11,7 @@ export interface IgnoredKey {
 
 const blockDevices = "containers' root file systems are shared by virtio-fs";
 const hotplug = "device assignment (VFIO) is not offered";
-const tracing = "Jaeger tracing is not offered";
+const tracing = "spans go to a collector of OpenTelemetry: see the key otlp_endpoint in [runtime]";
 const nothing: readonly unknown[] = [false, "", 0];
 
 function ignored(reason: string, silent: readonly unknown[] = nothing): IgnoredKey {

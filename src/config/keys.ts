@@ -260,6 +260,12 @@ const runtimeKeys = {
     fallback: false,
     doc: "Ignore the containers' seccomp profiles in the guest.",
   }),
+  otlp_endpoint: text({
+    fallback: "",
+    pattern: /^(|none|https?:\/\/[\x21-\x7e]+)$/,
+    allowed: 'a URL that begins with http:// or https://, "none" or empty',
+    doc: "Collector that gets the shim's and the agent's OpenTelemetry spans by OTLP/HTTP in JSON, e.g. \"http://127.0.0.1:4318\". Empty: what OTEL_EXPORTER_OTLP_ENDPOINT and its like in containerd's environment say. none: no spans in any case.",
+  }),
   create_container_timeout: integer({
     kata: true,
     annotation: true,

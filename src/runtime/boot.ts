@@ -12,6 +12,7 @@ import { describeError, SandboxError } from "../base/errors.ts";
 import { type FailPoint, failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
 import { timeoutMs } from "../base/timeouts.ts";
+import { spanEnded, traced } from "../base/trace.ts";
 import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
 import type { RunningVm, VmConfig } from "../hypervisor/hypervisor.ts";
@@ -116,24 +117,40 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const [sharedFs, vsock, network] = await allOrAbort<[SharedFsDaemon, VsockEndpoint, MachineNetwork]>(
     signal,
     [
-      async (abort) => undo.use("virtiofsd", await deps.startSharedFs(workspace, abort)),
-      async (abort) => passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
-      async (abort) =>
-        passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
+      (abort) =>
+        traced("virtiofsd start", async () =>
+          undo.use("virtiofsd", await deps.startSharedFs(workspace, abort)),
+        ),
+      (abort) =>
+        traced("vsock open", async () =>
+          passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
+        ),
+      (abort) =>
+        traced("network attach", async () =>
+          passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
+        ),
     ],
   );
   mark("prepared");
-  const vm = undo.use("vm", await deps.launch({ workspace, sharedFs, vsock, network }, signal));
+  const parts = { workspace, sharedFs, vsock, network };
+  const vm = undo.use("vm", await traced("qemu launch", () => deps.launch(parts, signal)));
   vsock.transport.deviceInherited();
   network.inherited();
   mark("launched");
   failPoint("boot.launched");
   const crashed = firstCrash(vm, [sharedFs, ...(vsock.helper === undefined ? [] : [vsock.helper])]);
   const transport = countedTransport(vsock.transport);
-  const agent = undo.use("agent", await connect(init, vm, transport, crashed, signal));
+  const agent = undo.use(
+    "agent",
+    await traced("guest boot", async () => {
+      const greeted = await connect(init, vm, transport, crashed, signal);
+      traceGuestSteps(greeted.hello.bootSteps);
+      return greeted;
+    }),
+  );
   mark("hello");
   failPoint("boot.hello");
-  await setUpGuest(init, agent, network, crashed, signal);
+  await traced("guest set-up", () => setUpGuest(init, agent, network, crashed, signal));
   const service = undo.use("network service", await network.serve(vm, agent));
   mark("ready");
   failPoint("boot.ready");
@@ -148,6 +165,18 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
     lost: Promise.race([crashed, agent.lost]),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** The guest's own steps up to its hello as spans: their ends are told in microseconds since its kernel began. */
+function traceGuestSteps(steps: readonly { readonly name: string; readonly uptimeUs: bigint }[]): void {
+  const helloUs = Number(steps.at(-1)?.uptimeUs ?? 0n);
+  const kernelBeganMs = performance.timeOrigin + performance.now() - helloUs / 1e3;
+  let beganMs = kernelBeganMs;
+  for (const { name, uptimeUs } of steps) {
+    const endedMs = kernelBeganMs + Number(uptimeUs) / 1e3;
+    spanEnded(`guest ${name.slice(0, 32)}`, beganMs, endedMs);
+    beganMs = endedMs;
+  }
 }
 
 function passing<T>(point: FailPoint, value: T): T {

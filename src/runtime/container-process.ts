@@ -5,6 +5,7 @@
 import { SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
+import { traced } from "../base/trace.ts";
 import { nextProcessState, type ProcessEvent, type ProcessState } from "./process-state.ts";
 import { type HostStdio, openHostStdio, type StdioSpec } from "./stdio/open.ts";
 import { type DialStream, ProcessIo } from "./stdio/process-io.ts";
@@ -119,7 +120,7 @@ export class ContainerProcess {
     const guest = this.#bound();
     try {
       const io = await this.#openIo();
-      await io.attach(guest.dial);
+      await traced("stdio attach", () => io.attach(guest.dial));
       failPoint("start.attached");
       const { pid } = await guest.start();
       failPoint("start.started");
@@ -187,7 +188,7 @@ export class ContainerProcess {
     if (this.#state === "created") this.settle(this.execId === "" ? killedNow() : neverRan);
     this.#step("delete");
     try {
-      if ((await this.#io?.drain()) === false) {
+      if ((await traced("stdio drain", async () => this.#io?.drain())) === false) {
         this.#log.warn({}, `output of ${this.#name()} was not read in time and is cut`);
       }
       this.#io?.close();

@@ -6,6 +6,7 @@ import { describeError, primaryError, SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
 import { timeoutMs } from "../base/timeouts.ts";
+import { traced } from "../base/trace.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
 import { type BlockPlan, withGuestDevices } from "../oci/devices.ts";
@@ -121,20 +122,21 @@ export class Sandbox {
   async start(): Promise<void> {
     this.#step("boot");
     try {
-      this.#workspace = await Workspace.create(this.#deps.mounts, this.#init.workspace);
+      this.#workspace = await traced("workspace make", () =>
+        Workspace.create(this.#deps.mounts, this.#init.workspace),
+      );
     } catch (error) {
       this.#step("fail");
       throw error;
     }
-    this.#ready = bootMachine(
-      this.#deps,
-      {
-        ...this.#init.boot,
-        workspace: this.#workspace,
-        onEvent: (event) => this.#onEvent(event),
-      },
-      this.#aborter.signal,
-    ).then((machine) => this.#onReady(machine));
+    const boot = {
+      ...this.#init.boot,
+      workspace: this.#workspace,
+      onEvent: (event: Event) => this.#onEvent(event),
+    };
+    this.#ready = traced("boot", () => bootMachine(this.#deps, boot, this.#aborter.signal)).then((machine) =>
+      this.#onReady(machine),
+    );
     this.#ready.catch((error: unknown) => {
       if (this.#state === "booting") this.#step("fail");
       const primary = primaryError(error);
@@ -224,13 +226,17 @@ export class Sandbox {
     const process = await this.#newProcess(request.id, "", request.stdio);
     const undo = new UndoStack();
     try {
-      undo.use("root file system", await tree.addContainer(request.id, guest.rootfs));
+      undo.use(
+        "root file system",
+        await traced("rootfs mount", () => tree.addContainer(request.id, guest.rootfs)),
+      );
       const machine = await this.machine();
       const { agent } = machine;
-      const volumes = await this.#podVolumes(tree).attach(guest);
+      const volumes = await traced("volumes attach", () => this.#podVolumes(tree).attach(guest));
       undo.use("volumes", volumes.undo);
       const numbers: DiskNumbers[] = [];
-      for (const block of guest.blocks) numbers.push(await this.#disks.attach(block, undo));
+      for (const block of guest.blocks)
+        numbers.push(await traced("disk attach", () => this.#disks.attach(block, undo)));
       const spec = withGuestDevices(volumes.spec, guest.blocks, numbers);
       await agent.calls.createContainer({
         containerId: request.id,
@@ -350,12 +356,12 @@ export class Sandbox {
 
   async #endMachine(): Promise<void> {
     failPoint("stop.machine");
-    await this.#machine?.[Symbol.asyncDispose]();
+    await traced("machine end", async () => this.#machine?.[Symbol.asyncDispose]());
   }
 
   async #removeWorkspace(): Promise<void> {
     failPoint("stop.workspace");
-    await this.#workspace?.[Symbol.asyncDispose]();
+    await traced("workspace remove", async () => this.#workspace?.[Symbol.asyncDispose]());
   }
 
   #place(): Workspace {

@@ -17,6 +17,7 @@ import type { CallStats } from "./call-stats.ts";
 import { ConsoleRelay } from "./console-relay.ts";
 import { controlHandlers } from "./control-service.ts";
 import type { EventLog } from "./event-log.ts";
+import type { Tracing } from "./tracing/tracing.ts";
 
 export interface ControlInit {
   readonly sandboxId: string;
@@ -26,6 +27,7 @@ export interface ControlInit {
   readonly sandbox: Sandbox;
   readonly config: Config;
   readonly calls: CallStats;
+  readonly tracing: Pick<Tracing, "counts">;
   readonly events: EventLog;
   readonly log: Log;
 }

@@ -11,6 +11,7 @@ import type { Sandbox } from "../runtime/sandbox.ts";
 import type { CallContext, ServiceHandlers } from "../ttrpc/index.ts";
 import { CALL_BOUNDS_SECONDS, type CallStats } from "./call-stats.ts";
 import type { EventLog } from "./event-log.ts";
+import type { Tracing } from "./tracing/tracing.ts";
 
 export interface ControlDeps {
   readonly sandboxId: string;
@@ -21,6 +22,7 @@ export interface ControlDeps {
   >;
   readonly config: Pick<Config, "files" | "agent">;
   readonly calls: Pick<CallStats, "methods">;
+  readonly tracing: Pick<Tracing, "counts">;
   readonly events: Pick<EventLog, "after">;
   readonly consoleSessions: () => number;
 }
@@ -68,6 +70,8 @@ export function controlHandlers(deps: ControlDeps): ServiceHandlers<typeof Contr
       state: sandbox.state,
       qemuPid: sandbox.vmPid,
       heapUsedBytes: BigInt(process.memoryUsage().heapUsed),
+      spansExported: BigInt(deps.tracing.counts.exported),
+      spansDropped: BigInt(deps.tracing.counts.dropped),
     }),
     events: async ({ after, waitMs }, { signal }: CallContext) => {
       const limit = Math.min(waitMs, EVENTS_LIMIT_MS);

@@ -19,6 +19,7 @@ import { type NewContainer, Sandbox, type SandboxObserver } from "../runtime/san
 import { machineSize, type SizeLimits } from "../runtime/sizing.ts";
 import { readBundleSpec } from "./bundle.ts";
 import { removeLeftover } from "./delete.ts";
+import type { ShimLog } from "./shim-log.ts";
 import type { CreateTask, PreparedSandbox, SandboxRequest } from "./tasks.ts";
 
 export interface SandboxOpenerInit {
@@ -26,7 +27,7 @@ export interface SandboxOpenerInit {
   readonly runDir: string;
   /** The shim's own socket. */
   readonly socket: string;
-  readonly log: Log;
+  readonly log: ShimLog;
 }
 
 /** Where the guest sees the shared tree (docs/protocol.md). */
@@ -40,6 +41,8 @@ export function sandboxOpener(init: SandboxOpenerInit) {
     refuseHostNamespaces(spec);
     await removeLeftover(init.runDir, init.log);
     const config = await loadConfig({ path: request.configPath, annotations: spec.annotations ?? {} });
+    if (config.runtime.enableDebug) init.log.showDebug("everything");
+    if (config.agent.enableDebug) init.log.showDebug("agent");
     for (const warning of config.warnings) init.log.warn({}, warning);
     const limits = sizeLimits(config);
     const accel = chooseAccel(config, init.log);

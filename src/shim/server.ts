@@ -9,7 +9,7 @@ import { describeError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import { VERSION } from "../base/version.ts";
 import { Sandbox as SandboxV1 } from "../gen/containerd/runtime/sandbox/v1/sandbox_pb.ts";
-import { Task as TaskV2 } from "../gen/containerd/task/v2/task_pb.ts";
+import { type CreateTaskRequest, Task as TaskV2 } from "../gen/containerd/task/v2/task_pb.ts";
 import { sandboxDir, sandboxPaths, shimSocketPath } from "../persist/run-dir.ts";
 import { serviceHandlers, TtrpcServer } from "../ttrpc/index.ts";
 import { byteStreamFromSocket } from "../ttrpc/node-stream.ts";
@@ -23,8 +23,9 @@ import { PodSandbox } from "./pod-sandbox.ts";
 import { sandboxHandlers } from "./sandbox-service.ts";
 import { createShimLog } from "./shim-log.ts";
 import { TaskEvents } from "./task-events.ts";
-import { taskHandlers } from "./task-service.ts";
+import { configPathOf, taskHandlers } from "./task-service.ts";
 import { Tasks } from "./tasks.ts";
+import { Tracing } from "./tracing/tracing.ts";
 
 export interface ServeInit {
   /** Descriptor of the listening unix socket. */
@@ -36,6 +37,8 @@ export interface ServeInit {
 const TASK_V3 = "containerd.task.v3.Task";
 /** Milliseconds that the last events get to reach containerd before the process ends. */
 const LAST_EVENTS_MS = 2_000;
+/** Milliseconds for the last spans to reach their collector. */
+const LAST_SPANS_MS = 1_000;
 /** Milliseconds without sandbox and connection: `start` or containerd was killed then, and nobody knows of us. */
 const UNKNOWN_LIMIT_MS = 30_000;
 /** Milliseconds for the last answers, that of Shutdown among them, to leave. */
@@ -55,6 +58,12 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
   });
   const dir = sandboxDir(identity);
   const calls = new CallStats();
+  const tracing = new Tracing({
+    sandboxId: args.id,
+    namespace: args.namespace,
+    environment: init.environment,
+    log,
+  });
   const events = new EventLog();
   const tasks = new Tasks({
     log,
@@ -63,7 +72,7 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
     onSandbox: ({ sandbox, config }) => {
       log.addFile(sandboxPaths(dir).shimLog);
       const { namespace, sandboxId } = identity;
-      return openControl({ sandboxId, namespace, dir, sandbox, config, calls, events, log });
+      return openControl({ sandboxId, namespace, dir, sandbox, config, calls, tracing, events, log });
     },
   });
 
@@ -81,22 +90,22 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
       }
       fs.rmSync(socket, { force: true });
       // Not awaited: it waits for the answer of the very Shutdown call that ends us.
-      void server.close(LAST_ANSWERS_MS).finally(() => process.exit(0));
+      void server
+        .close(LAST_ANSWERS_MS)
+        .then(() => tracing.close(LAST_SPANS_MS))
+        .finally(() => process.exit(0));
     })();
     return ending;
   };
 
-  const handlers = taskHandlers({
-    tasks,
-    version: VERSION,
-    onShutdown: () => end("containerd asked for it"),
-  });
-  const podHandlers = sandboxHandlers({
-    pod: new PodSandbox(tasks),
-    tasks,
-    configPath: args.config,
-    onShutdown: () => end("containerd asked for it"),
-  });
+  const onShutdown = () => end("containerd asked for it");
+  const handlers = tracing.traced(taskHandlers({ tasks, version: VERSION, onShutdown }), (request) =>
+    configPathOf((request as CreateTaskRequest).options),
+  );
+  const podHandlers = tracing.traced(
+    sandboxHandlers({ pod: new PodSandbox(tasks), tasks, configPath: args.config, onShutdown }),
+    () => args.config,
+  );
   const server = new TtrpcServer({
     services: [
       serviceHandlers(TaskV2, handlers),

@@ -5,6 +5,8 @@
 import fs from "node:fs";
 import pino from "pino";
 import type { Log, LogFields } from "../base/log.ts";
+import { logField } from "../base/log-fields.ts";
+import { currentTrace } from "../base/trace.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
 
 const { O_NONBLOCK, O_RDWR } = fs.constants;
@@ -43,6 +45,14 @@ function pipeSink(path: string): LineSink {
 export interface ShimLog extends Log {
   /** From now on records go to this file too. */
   addFile(path: string): void;
+  /** From now on debug records are kept: all of them, or only those that came from the guest's agent. */
+  showDebug(of: "everything" | "agent"): void;
+}
+
+/** Whose debug records are kept; shared by a log and its children. */
+interface Verbosity {
+  everything: boolean;
+  agent: boolean;
 }
 
 /** @param pipePath `<bundle>/log` */
@@ -55,25 +65,42 @@ export function createShimLog(pipePath: string, debug: boolean, fields: LogField
   };
   const root = pino(
     {
-      level: debug ? "debug" : "info",
+      level: "debug",
       base: fields,
       formatters: { level: (label) => ({ level: label }) },
       timestamp: pino.stdTimeFunctions.isoTime,
     },
     destination,
   );
-  return Object.assign(adapt(root), {
+  const verbosity: Verbosity = { everything: debug, agent: false };
+  return Object.assign(adapt(root, verbosity), {
     addFile: (path: string) => void sinks.push(rotatingFile(path, FILE_LIMIT_BYTES)),
+    showDebug: (of: keyof Verbosity) => {
+      verbosity[of] = true;
+    },
   });
 }
 
-function adapt(logger: pino.Logger): Log {
+/** Field values by which the agent's records are known (src/agent/guest-agent.ts). */
+const ofAgent = (fields: LogFields) => fields[logField.component] === "agent";
+
+function adapt(logger: pino.Logger, verbosity: Verbosity): Log {
   return {
-    error: (fields, message) => logger.error(fields, message),
-    warn: (fields, message) => logger.warn(fields, message),
-    info: (fields, message) => logger.info(fields, message),
-    debug: (fields, message) => logger.debug(fields, message),
-    trace: (fields, message) => logger.trace(fields, message),
-    child: (fields) => adapt(logger.child(fields)),
+    error: (fields, message) => logger.error(ofRequest(fields), message),
+    warn: (fields, message) => logger.warn(ofRequest(fields), message),
+    info: (fields, message) => logger.info(ofRequest(fields), message),
+    debug(fields, message) {
+      if (verbosity.everything || (verbosity.agent && ofAgent(fields)))
+        logger.debug(ofRequest(fields), message);
+    },
+    trace: () => undefined,
+    child: (fields) => adapt(logger.child(fields), verbosity),
   };
+}
+
+/** `fields` with the ids of the request that is being served, when it is traced and the record names no other. */
+function ofRequest(fields: LogFields): LogFields {
+  const span = currentTrace();
+  if (span === undefined) return fields;
+  return { [logField.trace]: span.traceId, [logField.span]: span.spanId, ...fields };
 }

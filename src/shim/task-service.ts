@@ -151,7 +151,7 @@ const stdioOf = ({ stdin, stdout, stderr, terminal }: CreateTaskRequest | ExecPr
 });
 
 /** ConfigPath of the runtime options; other option types (runc's) name none. */
-function configPathOf(options: Any | undefined): string {
+export function configPathOf(options: Any | undefined): string {
   if (options === undefined || !options.typeUrl.endsWith("runtimeoptions.v1.Options")) return "";
   return fromBinary(OptionsSchema, options.value).configPath;
 }

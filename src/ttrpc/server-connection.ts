@@ -250,10 +250,16 @@ export class ServerConnection {
     const startedAt = Date.now();
     try {
       call.succeed(await handler(request.payload, call.context));
-      const fields = { [logField.operation]: call.name, [logField.durationMs]: Date.now() - startedAt };
-      this.#log.debug(fields, "call served");
+      this.#log.debug(
+        {
+          [logField.operation]: call.name,
+          [logField.durationMs]: Date.now() - startedAt,
+          ...traceField(call),
+        },
+        "call served",
+      );
     } catch (error) {
-      this.#logFailure(call.name, Date.now() - startedAt, error);
+      this.#logFailure(call, Date.now() - startedAt, error);
       call.fail(error);
     } finally {
       call.settled();
@@ -273,12 +279,13 @@ export class ServerConnection {
     this.#writer.send(errorFrame(streamId, new SandboxError(code, message)));
   }
 
-  #logFailure(name: string, durationMs: number, error: unknown): void {
+  #logFailure(call: ActiveCall, durationMs: number, error: unknown): void {
     const primary = primaryError(error);
     const fields = {
       ...(primary instanceof SandboxError ? { ...primary.fields, [logField.code]: primary.code } : {}),
-      [logField.operation]: name,
+      [logField.operation]: call.name,
       [logField.durationMs]: durationMs,
+      ...traceField(call),
       [logField.error]: describeError(error),
     };
     const status = primary instanceof SandboxError ? primary.status : Status.Internal;
@@ -304,3 +311,7 @@ export class ServerConnection {
     this.#announceClosed();
   }
 }
+
+/** The handler's own span is over when its call is logged. */
+const traceField = ({ context: { traceId } }: ActiveCall) =>
+  traceId === undefined ? {} : { [logField.trace]: traceId };

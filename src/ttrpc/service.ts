@@ -32,6 +32,8 @@ export interface CallContext {
   readonly signal: AbortSignal;
   /** When the caller stops waiting, in milliseconds since the epoch; undefined for no limit. */
   readonly deadline: number | undefined;
+  /** Set by whoever traces the call: its trace, for the records of this call in the log. */
+  traceId?: string;
 }
 
 /** A method as the server calls it. The returned bytes must not be changed afterwards. */

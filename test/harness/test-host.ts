@@ -42,13 +42,20 @@ export class TestHost implements AsyncDisposable {
     this.configFile = configFile;
   }
 
-  /** The caller disposes of it. */
-  static async start(version: ContainerdVersion = "system"): Promise<TestHost> {
+  /**
+   * The caller disposes of it.
+   * @param environment further variables of containerd, once its world is there
+   */
+  static async start(
+    version: ContainerdVersion = "system",
+    environment: (world: World) => Promise<Readonly<Record<string, string>>> = async () => ({}),
+  ): Promise<TestHost> {
     assertSetUp();
     const world = await createWorld();
     const configFile = join(world.dir, "configuration.toml");
     writeShimConfig(configFile);
-    const containerd = await startContainerd({ world, version, env: { CAISSON_CONF_FILE: configFile } });
+    const env = { ...(await environment(world)), CAISSON_CONF_FILE: configFile };
+    const containerd = await startContainerd({ world, version, env });
     await importBusybox(containerd);
     return new TestHost(world, containerd, configFile);
   }

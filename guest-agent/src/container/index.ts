@@ -1,6 +1,7 @@
 /** The container side of the agent: OCI containers behind the ContainerRuntime interface. */
 import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
+import type { Log } from "../../../src/base/log.ts";
 import type {
   CreateContainerRequest,
   CreateExecRequest,
@@ -14,6 +15,7 @@ import type {
 } from "../container-runtime.ts";
 import { readText } from "../files.ts";
 import type { ProcessStdio, StdioLayout } from "../stdio/process-stdio.ts";
+import { callLog, currentCall, within } from "../tracing.ts";
 import { mountSharedVolumes } from "../volumes/volumes.ts";
 import { Container, type ContainerDeps } from "./container.ts";
 import { type ContainerStats, collectStats, hugePageSizes } from "./container-stats.ts";
@@ -86,10 +88,12 @@ class Containers implements ContainerRuntime {
       const decoded = decodeContainerSpec(sys.decodeUtf8(request.specJson));
       const layout = layoutOf(request.stdio);
       const spec = { ...decoded, process: { ...decoded.process, terminal: layout.terminal } };
-      await this.#loadModules(spec);
+      const call = currentCall();
+      await this.#loadModules(spec, callLog(this.#deps.log));
       mountSharedVolumes(spec.mounts);
       const pidNamespace = this.#pidNamespace(spec);
-      const container = await Container.create(deps, { id, spec, rootfsPath, layout, pidNamespace });
+      const init = { id, spec, rootfsPath, layout, pidNamespace };
+      const container = await within(call, () => Container.create(deps, init));
       this.#containers.set(id, container);
       // Not undefined: its creation waited for the child.
       return container.init.pid as number;
@@ -185,10 +189,11 @@ class Containers implements ContainerRuntime {
   }
 
   async stopAll(limitMs: number): Promise<void> {
+    const log = callLog(this.#deps.log);
     const outcomes = await Promise.allSettled([...this.#containers.values()].map((one) => one.kill(limitMs)));
     for (const outcome of outcomes) {
       if (outcome.status === "rejected")
-        this.#deps.log.warn({ err: String(outcome.reason) }, "a container did not stop");
+        log.warn({ err: String(outcome.reason) }, "a container did not stop");
     }
     this.#namespaces.dispose();
   }
@@ -251,12 +256,11 @@ class Containers implements ContainerRuntime {
   }
 
   /** Done here because the child that mounts cannot wait for anything. */
-  async #loadModules(spec: ContainerSpec): Promise<void> {
+  async #loadModules(spec: ContainerSpec, log: Log): Promise<void> {
     const types = new Set(spec.mounts.map(({ type }) => type).filter((type) => !BUILT_IN.has(type)));
     for (const type of types) await this.#deps.demandModule(type);
     for (const key of ["apparmorProfile", "selinuxLabel"] as const) {
-      if (spec.process[key] !== "")
-        this.#deps.log.warn({ op: key }, "ignored: the guest has no such security module");
+      if (spec.process[key] !== "") log.warn({ op: key }, "ignored: the guest has no such security module");
     }
   }
 }

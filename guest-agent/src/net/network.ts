@@ -3,6 +3,7 @@ import { SandboxError } from "../../../src/base/errors.ts";
 import type { Log } from "../../../src/base/log.ts";
 import type { ApplyNetworkRequest } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { dumpLinks, type Link, parseLink } from "../../../src/netlink/link.ts";
+import { callLog } from "../tracing.ts";
 import type { Uevents } from "../uevents.ts";
 import { missingInterfaces, planNetwork } from "./plan.ts";
 import { planRemovals } from "./removals.ts";
@@ -40,12 +41,13 @@ export class GuestNetwork {
    *   kernel refuses
    */
   apply(request: ApplyNetworkRequest): Promise<void> {
-    const applied = this.#turn.then(() => this.#apply(request));
+    const log = callLog(this.#deps.log);
+    const applied = this.#turn.then(() => this.#apply(request, log));
     this.#turn = applied.catch(() => undefined);
     return applied;
   }
 
-  async #apply(request: ApplyNetworkRequest): Promise<void> {
+  async #apply(request: ApplyNetworkRequest, log: Log): Promise<void> {
     const socket = new RtnetlinkSocket();
     try {
       const links = await presentLinks(socket, request, this.#deps);
@@ -55,7 +57,7 @@ export class GuestNetwork {
       // Even if some of it is refused: what was added must be known when it is to be removed.
       this.#last = request;
       socket.execute(planNetwork(request, links), (error) => error.errno === EEXIST);
-      await carriers(socket, request, this.#deps);
+      await carriers(socket, request, { ...this.#deps, log });
     } finally {
       socket.close();
     }

@@ -164,6 +164,18 @@ const shimMetrics: readonly MetricDefinition[] = [
     ),
   },
   {
+    name: "caisson_shim_spans_exported_total",
+    type: "counter",
+    help: "Spans of the shim and its agent that the collector took; 0 without tracing",
+    samples: perSandbox(({ stats }) => number(stats?.spansExported)),
+  },
+  {
+    name: "caisson_shim_spans_dropped_total",
+    type: "counter",
+    help: "Spans of the shim and its agent that were lost",
+    samples: perSandbox(({ stats }) => number(stats?.spansDropped)),
+  },
+  {
     name: "caisson_shim_heap_bytes",
     type: "gauge",
     help: "Heap of the shim's Node",

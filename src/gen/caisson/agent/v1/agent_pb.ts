@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file caisson/agent/v1/agent.proto.
  */
 export const file_caisson_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChxjYWlzc29uL2FnZW50L3YxL2FnZW50LnByb3RvEhBjYWlzc29uLmFnZW50LnYxIp0BCgxIZWxsb1JlcXVlc3QSGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEhQKDGNhcGFiaWxpdGllcxgDIAMoCRIWCg5rZXJuZWxfcmVsZWFzZRgEIAEoCRIuCgpib290X3N0ZXBzGAUgAygLMhouY2Fpc3Nvbi5hZ2VudC52MS5Cb290U3RlcCIrCghCb290U3RlcBIMCgRuYW1lGAEgASgJEhEKCXVwdGltZV91cxgCIAEoBCJUCg1IZWxsb1Jlc3BvbnNlEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SFgoOdGltZV91bml4X25hbm8YAiABKAQSEQoJbG9nX2xldmVsGAMgASgJIjgKDU5vdGlmeVJlcXVlc3QSJwoGZXZlbnRzGAEgAygLMhcuY2Fpc3Nvbi5hZ2VudC52MS5FdmVudCIQCg5Ob3RpZnlSZXNwb25zZSLfAQoFRXZlbnQSOQoOcHJvY2Vzc19leGl0ZWQYASABKAsyHy5jYWlzc29uLmFnZW50LnYxLlByb2Nlc3NFeGl0ZWRIABI2Cg1vdXRfb2ZfbWVtb3J5GAIgASgLMh0uY2Fpc3Nvbi5hZ2VudC52MS5PdXRPZk1lbW9yeUgAEioKA2xvZxgDIAEoCzIbLmNhaXNzb24uYWdlbnQudjEuTG9nUmVjb3JkSAASLgoGZGV2aWNlGAQgASgLMhwuY2Fpc3Nvbi5hZ2VudC52MS5EZXZpY2VTZWVuSABCBwoFZXZlbnQiYwoNUHJvY2Vzc0V4aXRlZBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIOCgZzdGF0dXMYAyABKA0SGwoTZXhpdGVkX2F0X3VuaXhfbmFubxgEIAEoBCIjCgtPdXRPZk1lbW9yeRIUCgxjb250YWluZXJfaWQYASABKAkiWAoJTG9nUmVjb3JkEg0KBWxldmVsGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSEwoLZmllbGRzX2pzb24YAyABKAkSFgoOdGltZV91bml4X25hbm8YBCABKAQiOgoKRGV2aWNlU2VlbhIRCglzdWJzeXN0ZW0YASABKAkSDAoEbmFtZRgCIAEoCRILCgNtYWMYAyABKAki+QIKFENyZWF0ZVNhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEAoIaG9zdG5hbWUYAiABKAkSEwoLcmVzb2x2X2NvbmYYAyABKAkSEgoKc2hhcmVkX3RhZxgEIAEoCRIVCg1zZW50aW5lbF9wYXRoGAUgASgJEhgKEHNlbnRpbmVsX2NvbnRlbnQYBiABKAwSFgoOc2htX3NpemVfYnl0ZXMYByABKAQSNgoHbmV0d29yaxgIIAEoCzIlLmNhaXNzb24uYWdlbnQudjEuQXBwbHlOZXR3b3JrUmVxdWVzdBJECgdzeXNjdGxzGAkgAygLMjMuY2Fpc3Nvbi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5TeXNjdGxzRW50cnkSGwoTc2hhcmVfcGlkX25hbWVzcGFjZRgKIAEoCBouCgxTeXNjdGxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJIChVDcmVhdGVTYW5kYm94UmVzcG9uc2USGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAEgASgEEhMKC29ubGluZV9jcHVzGAIgASgNIqABChNBcHBseU5ldHdvcmtSZXF1ZXN0Ei8KCmludGVyZmFjZXMYASADKAsyGy5jYWlzc29uLmFnZW50LnYxLkludGVyZmFjZRInCgZyb3V0ZXMYAiADKAsyFy5jYWlzc29uLmFnZW50LnYxLlJvdXRlEi8KCm5laWdoYm91cnMYAyADKAsyGy5jYWlzc29uLmFnZW50LnYxLk5laWdoYm91ciIWChRBcHBseU5ldHdvcmtSZXNwb25zZSJGCglJbnRlcmZhY2USDAoEbmFtZRgBIAEoCRILCgNtYWMYAiABKAkSCwoDbXR1GAMgASgNEhEKCWFkZHJlc3NlcxgEIAMoCSLkAQoFUm91dGUSEwoLZGVzdGluYXRpb24YASABKAkSDwoHZ2F0ZXdheRgCIAEoCRIOCgZkZXZpY2UYAyABKAkSDgoGc291cmNlGAQgASgJEg0KBXNjb3BlGAUgASgNEgwKBHR5cGUYBiABKA0SDQoFdGFibGUYByABKA0SDgoGbWV0cmljGAggASgNEg4KBm9ubGluaxgJIAEoCBILCgNtdHUYCiABKA0SDgoGZmFtaWx5GAsgASgNEiwKCW5leHRfaG9wcxgMIAMoCzIZLmNhaXNzb24uYWdlbnQudjEuTmV4dEhvcCJKCgdOZXh0SG9wEg8KB2dhdGV3YXkYASABKAkSDgoGZGV2aWNlGAIgASgJEg4KBndlaWdodBgDIAEoDRIOCgZvbmxpbmsYBCABKAgiVwoJTmVpZ2hib3VyEg8KB2FkZHJlc3MYASABKAkSCwoDbWFjGAIgASgJEg4KBmRldmljZRgDIAEoCRINCgVzdGF0ZRgEIAEoDRINCgVmbGFncxgFIAEoDSKQAQoUUHJlcGFyZVZvbHVtZVJlcXVlc3QSDAoEcGF0aBgBIAEoCRIwCgZtZW1vcnkYAiABKAsyHi5jYWlzc29uLmFnZW50LnYxLk1lbW9yeVZvbHVtZUgAEjAKBmNvcGllZBgDIAEoCzIeLmNhaXNzb24uYWdlbnQudjEuQ29waWVkVm9sdW1lSABCBgoEa2luZCIXChVQcmVwYXJlVm9sdW1lUmVzcG9uc2UiXAoMTWVtb3J5Vm9sdW1lEhIKCnNpemVfYnl0ZXMYASABKAQSDAoEbW9kZRgCIAEoDRILCgN1aWQYAyABKA0SCwoDZ2lkGAQgASgNEhAKCHN1Yl9wYXRoGAUgASgJIjQKDENvcGllZFZvbHVtZRITCgtzb3VyY2VfcGF0aBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJIigKFkZpbmRCbG9ja0RldmljZVJlcXVlc3QSDgoGc2VyaWFsGAEgASgJIkUKF0ZpbmRCbG9ja0RldmljZVJlc3BvbnNlEgwKBG5hbWUYASABKAkSDQoFbWFqb3IYAiABKA0SDQoFbWlub3IYAyABKA0iIwoTUmVtb3ZlVm9sdW1lUmVxdWVzdBIMCgRwYXRoGAEgASgJIhYKFFJlbW92ZVZvbHVtZVJlc3BvbnNlIn4KFkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEhEKCXNwZWNfanNvbhgCIAEoDBITCgtyb290ZnNfcGF0aBgDIAEoCRImCgVzdGRpbxgEIAEoCzIXLmNhaXNzb24uYWdlbnQudjEuU3RkaW8iSAoFU3RkaW8SEAoIdGVybWluYWwYASABKAgSDQoFc3RkaW4YAiABKAgSDgoGc3Rkb3V0GAMgASgIEg4KBnN0ZGVychgEIAEoCCImChdDcmVhdGVDb250YWluZXJSZXNwb25zZRILCgNwaWQYASABKA0ieAoRQ3JlYXRlRXhlY1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSFAoMcHJvY2Vzc19qc29uGAMgASgMEiYKBXN0ZGlvGAQgASgLMhcuY2Fpc3Nvbi5hZ2VudC52MS5TdGRpbyIUChJDcmVhdGVFeGVjUmVzcG9uc2UiPAoTU3RhcnRQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCSIjChRTdGFydFByb2Nlc3NSZXNwb25zZRILCgNwaWQYASABKA0iWgoUU2lnbmFsUHJvY2Vzc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDgoGc2lnbmFsGAMgASgNEgsKA2FsbBgEIAEoCCIXChVTaWduYWxQcm9jZXNzUmVzcG9uc2UiXQoVUmVzaXplVGVybWluYWxSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg8KB2NvbHVtbnMYAyABKA0SDAoEcm93cxgEIAEoDSIYChZSZXNpemVUZXJtaW5hbFJlc3BvbnNlIj0KFERlbGV0ZVByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIhcKFURlbGV0ZVByb2Nlc3NSZXNwb25zZSIsChRMaXN0UHJvY2Vzc2VzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiRQoVTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEiwKCXByb2Nlc3NlcxgBIAMoCzIZLmNhaXNzb24uYWdlbnQudjEuUHJvY2VzcyI4CgdQcm9jZXNzEgsKA3BpZBgBIAEoDRIPCgdleGVjX2lkGAIgASgJEg8KB2NvbW1hbmQYAyABKAkiLQoVQ29udGFpbmVyU3RhdHNSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSKpAgoWQ29udGFpbmVyU3RhdHNSZXNwb25zZRInCgNjcHUYASABKAsyGi5jYWlzc29uLmFnZW50LnYxLkNwdVN0YXRzEi0KBm1lbW9yeRgCIAEoCzIdLmNhaXNzb24uYWdlbnQudjEuTWVtb3J5U3RhdHMSKQoEcGlkcxgDIAEoCzIbLmNhaXNzb24uYWdlbnQudjEuUGlkc1N0YXRzEiUKAmlvGAQgAygLMhkuY2Fpc3Nvbi5hZ2VudC52MS5Jb1N0YXRzEi8KB2h1Z2V0bGIYBSADKAsyHi5jYWlzc29uLmFnZW50LnYxLkh1Z2V0bGJTdGF0cxI0CgppbnRlcmZhY2VzGAYgAygLMiAuY2Fpc3Nvbi5hZ2VudC52MS5JbnRlcmZhY2VTdGF0cyKIAQoIQ3B1U3RhdHMSEgoKdXNhZ2VfdXNlYxgBIAEoBBIRCgl1c2VyX3VzZWMYAiABKAQSEwoLc3lzdGVtX3VzZWMYAyABKAQSEgoKbnJfcGVyaW9kcxgEIAEoBBIUCgxucl90aHJvdHRsZWQYBSABKAQSFgoOdGhyb3R0bGVkX3VzZWMYBiABKAQiugIKC01lbW9yeVN0YXRzEg0KBXVzYWdlGAEgASgEEhMKC3VzYWdlX2xpbWl0GAIgASgEEhIKCnN3YXBfdXNhZ2UYAyABKAQSEgoKc3dhcF9saW1pdBgEIAEoBBIRCgltYXhfdXNhZ2UYBSABKAQSNQoEc3RhdBgGIAMoCzInLmNhaXNzb24uYWdlbnQudjEuTWVtb3J5U3RhdHMuU3RhdEVudHJ5EjkKBmV2ZW50cxgHIAMoCzIpLmNhaXNzb24uYWdlbnQudjEuTWVtb3J5U3RhdHMuRXZlbnRzRW50cnkaKwoJU3RhdEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEaLQoLRXZlbnRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ASIrCglQaWRzU3RhdHMSDwoHY3VycmVudBgBIAEoBBINCgVsaW1pdBgCIAEoBCJjCgdJb1N0YXRzEg0KBW1ham9yGAEgASgNEg0KBW1pbm9yGAIgASgNEg4KBnJieXRlcxgDIAEoBBIOCgZ3Ynl0ZXMYBCABKAQSDAoEcmlvcxgFIAEoBBIMCgR3aW9zGAYgASgEIj8KDEh1Z2V0bGJTdGF0cxIRCglwYWdlX3NpemUYASABKAkSDwoHY3VycmVudBgCIAEoBBILCgNtYXgYAyABKAQiuAEKDkludGVyZmFjZVN0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEIkYKFlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEhYKDnJlc291cmNlc19qc29uGAIgASgMIhkKF1VwZGF0ZUNvbnRhaW5lclJlc3BvbnNlIi0KFVBhdXNlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiGAoWUGF1c2VDb250YWluZXJSZXNwb25zZSIuChZSZXN1bWVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSIZChdSZXN1bWVDb250YWluZXJSZXNwb25zZSISChBHdWVzdEluZm9SZXF1ZXN0ItcBChFHdWVzdEluZm9SZXNwb25zZRIaChJtZW1vcnlfdG90YWxfYnl0ZXMYASABKAQSHgoWbWVtb3J5X2F2YWlsYWJsZV9ieXRlcxgCIAEoBBIRCgl1cHRpbWVfdXMYAyABKAQSFwoPYWdlbnRfcnNzX2J5dGVzGAQgASgEEhYKDmtlcm5lbF9yZWxlYXNlGAUgASgJEhMKC29ubGluZV9jcHVzGAYgASgNEhcKD2NvbnRhaW5lcl9jb3VudBgHIAEoDRIUCgxzdHJlYW1fY291bnQYCCABKA0iPAoWT25saW5lUmVzb3VyY2VzUmVxdWVzdBIMCgRjcHVzGAEgASgNEhQKDG1lbW9yeV9ieXRlcxgCIAEoBCJKChdPbmxpbmVSZXNvdXJjZXNSZXNwb25zZRITCgtvbmxpbmVfY3B1cxgBIAEoDRIaChJtZW1vcnlfdG90YWxfYnl0ZXMYAiABKAQiEQoPU2h1dGRvd25SZXF1ZXN0IhIKEFNodXRkb3duUmVzcG9uc2UiXwoKU3RyZWFtT3BlbhIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIqCgRraW5kGAMgASgOMhwuY2Fpc3Nvbi5hZ2VudC52MS5TdHJlYW1LaW5kIiwKC0ZvcndhcmRPcGVuEg8KB2FkZHJlc3MYASABKAkSDAoEcG9ydBgCIAEoDSLPAQoLQ29uc29sZU9wZW4SDAoEYXJndhgBIAMoCRILCgNlbnYYAiADKAkSEAoIdGVybWluYWwYAyABKAgSDwoHY29sdW1ucxgEIAEoDRIMCgRyb3dzGAUgASgNEhQKDGNvbnRhaW5lcl9pZBgGIAEoCRIOCgZjbGllbnQYByABKAkSDwoHc2Vzc2lvbhgIIAEoCRIOCgZzdGRlcnIYCSABKAgSLQoFdG9vbHMYCiABKAsyHi5jYWlzc29uLmFnZW50LnYxLkNvbnNvbGVUb29scyItCgxDb25zb2xlVG9vbHMSDgoGc2hhMjU2GAEgASgJEg0KBWJ5dGVzGAIgASgEKnAKClN0cmVhbUtpbmQSGwoXU1RSRUFNX0tJTkRfVU5TUEVDSUZJRUQQABIVChFTVFJFQU1fS0lORF9TVERJThABEhYKElNUUkVBTV9LSU5EX1NURE9VVBACEhYKElNUUkVBTV9LSU5EX1NUREVSUhADMp0BCgRIb3N0EkgKBUhlbGxvEh4uY2Fpc3Nvbi5hZ2VudC52MS5IZWxsb1JlcXVlc3QaHy5jYWlzc29uLmFnZW50LnYxLkhlbGxvUmVzcG9uc2USSwoGTm90aWZ5Eh8uY2Fpc3Nvbi5hZ2VudC52MS5Ob3RpZnlSZXF1ZXN0GiAuY2Fpc3Nvbi5hZ2VudC52MS5Ob3RpZnlSZXNwb25zZTLHDgoFQWdlbnQSYAoNQ3JlYXRlU2FuZGJveBImLmNhaXNzb24uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QaJy5jYWlzc29uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJdCgxBcHBseU5ldHdvcmsSJS5jYWlzc29uLmFnZW50LnYxLkFwcGx5TmV0d29ya1JlcXVlc3QaJi5jYWlzc29uLmFnZW50LnYxLkFwcGx5TmV0d29ya1Jlc3BvbnNlEmAKDVByZXBhcmVWb2x1bWUSJi5jYWlzc29uLmFnZW50LnYxLlByZXBhcmVWb2x1bWVSZXF1ZXN0GicuY2Fpc3Nvbi5hZ2VudC52MS5QcmVwYXJlVm9sdW1lUmVzcG9uc2USXQoMUmVtb3ZlVm9sdW1lEiUuY2Fpc3Nvbi5hZ2VudC52MS5SZW1vdmVWb2x1bWVSZXF1ZXN0GiYuY2Fpc3Nvbi5hZ2VudC52MS5SZW1vdmVWb2x1bWVSZXNwb25zZRJmCg9GaW5kQmxvY2tEZXZpY2USKC5jYWlzc29uLmFnZW50LnYxLkZpbmRCbG9ja0RldmljZVJlcXVlc3QaKS5jYWlzc29uLmFnZW50LnYxLkZpbmRCbG9ja0RldmljZVJlc3BvbnNlEmYKD0NyZWF0ZUNvbnRhaW5lchIoLmNhaXNzb24uYWdlbnQudjEuQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBopLmNhaXNzb24uYWdlbnQudjEuQ3JlYXRlQ29udGFpbmVyUmVzcG9uc2USVwoKQ3JlYXRlRXhlYxIjLmNhaXNzb24uYWdlbnQudjEuQ3JlYXRlRXhlY1JlcXVlc3QaJC5jYWlzc29uLmFnZW50LnYxLkNyZWF0ZUV4ZWNSZXNwb25zZRJdCgxTdGFydFByb2Nlc3MSJS5jYWlzc29uLmFnZW50LnYxLlN0YXJ0UHJvY2Vzc1JlcXVlc3QaJi5jYWlzc29uLmFnZW50LnYxLlN0YXJ0UHJvY2Vzc1Jlc3BvbnNlEmAKDVNpZ25hbFByb2Nlc3MSJi5jYWlzc29uLmFnZW50LnYxLlNpZ25hbFByb2Nlc3NSZXF1ZXN0GicuY2Fpc3Nvbi5hZ2VudC52MS5TaWduYWxQcm9jZXNzUmVzcG9uc2USYwoOUmVzaXplVGVybWluYWwSJy5jYWlzc29uLmFnZW50LnYxLlJlc2l6ZVRlcm1pbmFsUmVxdWVzdBooLmNhaXNzb24uYWdlbnQudjEuUmVzaXplVGVybWluYWxSZXNwb25zZRJgCg1EZWxldGVQcm9jZXNzEiYuY2Fpc3Nvbi5hZ2VudC52MS5EZWxldGVQcm9jZXNzUmVxdWVzdBonLmNhaXNzb24uYWdlbnQudjEuRGVsZXRlUHJvY2Vzc1Jlc3BvbnNlEmAKDUxpc3RQcm9jZXNzZXMSJi5jYWlzc29uLmFnZW50LnYxLkxpc3RQcm9jZXNzZXNSZXF1ZXN0GicuY2Fpc3Nvbi5hZ2VudC52MS5MaXN0UHJvY2Vzc2VzUmVzcG9uc2USYwoOQ29udGFpbmVyU3RhdHMSJy5jYWlzc29uLmFnZW50LnYxLkNvbnRhaW5lclN0YXRzUmVxdWVzdBooLmNhaXNzb24uYWdlbnQudjEuQ29udGFpbmVyU3RhdHNSZXNwb25zZRJmCg9VcGRhdGVDb250YWluZXISKC5jYWlzc29uLmFnZW50LnYxLlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QaKS5jYWlzc29uLmFnZW50LnYxLlVwZGF0ZUNvbnRhaW5lclJlc3BvbnNlEmMKDlBhdXNlQ29udGFpbmVyEicuY2Fpc3Nvbi5hZ2VudC52MS5QYXVzZUNvbnRhaW5lclJlcXVlc3QaKC5jYWlzc29uLmFnZW50LnYxLlBhdXNlQ29udGFpbmVyUmVzcG9uc2USZgoPUmVzdW1lQ29udGFpbmVyEiguY2Fpc3Nvbi5hZ2VudC52MS5SZXN1bWVDb250YWluZXJSZXF1ZXN0GikuY2Fpc3Nvbi5hZ2VudC52MS5SZXN1bWVDb250YWluZXJSZXNwb25zZRJUCglHdWVzdEluZm8SIi5jYWlzc29uLmFnZW50LnYxLkd1ZXN0SW5mb1JlcXVlc3QaIy5jYWlzc29uLmFnZW50LnYxLkd1ZXN0SW5mb1Jlc3BvbnNlEmYKD09ubGluZVJlc291cmNlcxIoLmNhaXNzb24uYWdlbnQudjEuT25saW5lUmVzb3VyY2VzUmVxdWVzdBopLmNhaXNzb24uYWdlbnQudjEuT25saW5lUmVzb3VyY2VzUmVzcG9uc2USUQoIU2h1dGRvd24SIS5jYWlzc29uLmFnZW50LnYxLlNodXRkb3duUmVxdWVzdBoiLmNhaXNzb24uYWdlbnQudjEuU2h1dGRvd25SZXNwb25zZWIGcHJvdG8z");
+  fileDesc("ChxjYWlzc29uL2FnZW50L3YxL2FnZW50LnByb3RvEhBjYWlzc29uLmFnZW50LnYxIp0BCgxIZWxsb1JlcXVlc3QSGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEhQKDGNhcGFiaWxpdGllcxgDIAMoCRIWCg5rZXJuZWxfcmVsZWFzZRgEIAEoCRIuCgpib290X3N0ZXBzGAUgAygLMhouY2Fpc3Nvbi5hZ2VudC52MS5Cb290U3RlcCIrCghCb290U3RlcBIMCgRuYW1lGAEgASgJEhEKCXVwdGltZV91cxgCIAEoBCJUCg1IZWxsb1Jlc3BvbnNlEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SFgoOdGltZV91bml4X25hbm8YAiABKAQSEQoJbG9nX2xldmVsGAMgASgJIjgKDU5vdGlmeVJlcXVlc3QSJwoGZXZlbnRzGAEgAygLMhcuY2Fpc3Nvbi5hZ2VudC52MS5FdmVudCIQCg5Ob3RpZnlSZXNwb25zZSKLAgoFRXZlbnQSOQoOcHJvY2Vzc19leGl0ZWQYASABKAsyHy5jYWlzc29uLmFnZW50LnYxLlByb2Nlc3NFeGl0ZWRIABI2Cg1vdXRfb2ZfbWVtb3J5GAIgASgLMh0uY2Fpc3Nvbi5hZ2VudC52MS5PdXRPZk1lbW9yeUgAEioKA2xvZxgDIAEoCzIbLmNhaXNzb24uYWdlbnQudjEuTG9nUmVjb3JkSAASLgoGZGV2aWNlGAQgASgLMhwuY2Fpc3Nvbi5hZ2VudC52MS5EZXZpY2VTZWVuSAASKgoEc3BhbhgFIAEoCzIaLmNhaXNzb24uYWdlbnQudjEuQ2FsbFNwYW5IAEIHCgVldmVudCJjCg1Qcm9jZXNzRXhpdGVkEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg4KBnN0YXR1cxgDIAEoDRIbChNleGl0ZWRfYXRfdW5peF9uYW5vGAQgASgEIiMKC091dE9mTWVtb3J5EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSJqCglMb2dSZWNvcmQSDQoFbGV2ZWwYASABKAkSDwoHbWVzc2FnZRgCIAEoCRITCgtmaWVsZHNfanNvbhgDIAEoCRIWCg50aW1lX3VuaXhfbmFubxgEIAEoBBIQCgh0cmFjZV9pZBgFIAEoCSJvCghDYWxsU3BhbhIWCg5wYXJlbnRfc3Bhbl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhcKD3N0YXJ0X3VuaXhfbmFubxgDIAEoBBIVCg1lbmRfdW5peF9uYW5vGAQgASgEEg0KBWVycm9yGAUgASgJIjoKCkRldmljZVNlZW4SEQoJc3Vic3lzdGVtGAEgASgJEgwKBG5hbWUYAiABKAkSCwoDbWFjGAMgASgJIvkCChRDcmVhdGVTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhAKCGhvc3RuYW1lGAIgASgJEhMKC3Jlc29sdl9jb25mGAMgASgJEhIKCnNoYXJlZF90YWcYBCABKAkSFQoNc2VudGluZWxfcGF0aBgFIAEoCRIYChBzZW50aW5lbF9jb250ZW50GAYgASgMEhYKDnNobV9zaXplX2J5dGVzGAcgASgEEjYKB25ldHdvcmsYCCABKAsyJS5jYWlzc29uLmFnZW50LnYxLkFwcGx5TmV0d29ya1JlcXVlc3QSRAoHc3lzY3RscxgJIAMoCzIzLmNhaXNzb24uYWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QuU3lzY3Rsc0VudHJ5EhsKE3NoYXJlX3BpZF9uYW1lc3BhY2UYCiABKAgaLgoMU3lzY3Rsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiSAoVQ3JlYXRlU2FuZGJveFJlc3BvbnNlEhoKEm1lbW9yeV90b3RhbF9ieXRlcxgBIAEoBBITCgtvbmxpbmVfY3B1cxgCIAEoDSKgAQoTQXBwbHlOZXR3b3JrUmVxdWVzdBIvCgppbnRlcmZhY2VzGAEgAygLMhsuY2Fpc3Nvbi5hZ2VudC52MS5JbnRlcmZhY2USJwoGcm91dGVzGAIgAygLMhcuY2Fpc3Nvbi5hZ2VudC52MS5Sb3V0ZRIvCgpuZWlnaGJvdXJzGAMgAygLMhsuY2Fpc3Nvbi5hZ2VudC52MS5OZWlnaGJvdXIiFgoUQXBwbHlOZXR3b3JrUmVzcG9uc2UiRgoJSW50ZXJmYWNlEgwKBG5hbWUYASABKAkSCwoDbWFjGAIgASgJEgsKA210dRgDIAEoDRIRCglhZGRyZXNzZXMYBCADKAki5AEKBVJvdXRlEhMKC2Rlc3RpbmF0aW9uGAEgASgJEg8KB2dhdGV3YXkYAiABKAkSDgoGZGV2aWNlGAMgASgJEg4KBnNvdXJjZRgEIAEoCRINCgVzY29wZRgFIAEoDRIMCgR0eXBlGAYgASgNEg0KBXRhYmxlGAcgASgNEg4KBm1ldHJpYxgIIAEoDRIOCgZvbmxpbmsYCSABKAgSCwoDbXR1GAogASgNEg4KBmZhbWlseRgLIAEoDRIsCgluZXh0X2hvcHMYDCADKAsyGS5jYWlzc29uLmFnZW50LnYxLk5leHRIb3AiSgoHTmV4dEhvcBIPCgdnYXRld2F5GAEgASgJEg4KBmRldmljZRgCIAEoCRIOCgZ3ZWlnaHQYAyABKA0SDgoGb25saW5rGAQgASgIIlcKCU5laWdoYm91chIPCgdhZGRyZXNzGAEgASgJEgsKA21hYxgCIAEoCRIOCgZkZXZpY2UYAyABKAkSDQoFc3RhdGUYBCABKA0SDQoFZmxhZ3MYBSABKA0ikAEKFFByZXBhcmVWb2x1bWVSZXF1ZXN0EgwKBHBhdGgYASABKAkSMAoGbWVtb3J5GAIgASgLMh4uY2Fpc3Nvbi5hZ2VudC52MS5NZW1vcnlWb2x1bWVIABIwCgZjb3BpZWQYAyABKAsyHi5jYWlzc29uLmFnZW50LnYxLkNvcGllZFZvbHVtZUgAQgYKBGtpbmQiFwoVUHJlcGFyZVZvbHVtZVJlc3BvbnNlIlwKDE1lbW9yeVZvbHVtZRISCgpzaXplX2J5dGVzGAEgASgEEgwKBG1vZGUYAiABKA0SCwoDdWlkGAMgASgNEgsKA2dpZBgEIAEoDRIQCghzdWJfcGF0aBgFIAEoCSI0CgxDb3BpZWRWb2x1bWUSEwoLc291cmNlX3BhdGgYASABKAkSDwoHdmVyc2lvbhgCIAEoCSIoChZGaW5kQmxvY2tEZXZpY2VSZXF1ZXN0Eg4KBnNlcmlhbBgBIAEoCSJFChdGaW5kQmxvY2tEZXZpY2VSZXNwb25zZRIMCgRuYW1lGAEgASgJEg0KBW1ham9yGAIgASgNEg0KBW1pbm9yGAMgASgNIiMKE1JlbW92ZVZvbHVtZVJlcXVlc3QSDAoEcGF0aBgBIAEoCSIWChRSZW1vdmVWb2x1bWVSZXNwb25zZSJ+ChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIRCglzcGVjX2pzb24YAiABKAwSEwoLcm9vdGZzX3BhdGgYAyABKAkSJgoFc3RkaW8YBCABKAsyFy5jYWlzc29uLmFnZW50LnYxLlN0ZGlvIkgKBVN0ZGlvEhAKCHRlcm1pbmFsGAEgASgIEg0KBXN0ZGluGAIgASgIEg4KBnN0ZG91dBgDIAEoCBIOCgZzdGRlcnIYBCABKAgiJgoXQ3JlYXRlQ29udGFpbmVyUmVzcG9uc2USCwoDcGlkGAEgASgNIngKEUNyZWF0ZUV4ZWNSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhQKDHByb2Nlc3NfanNvbhgDIAEoDBImCgVzdGRpbxgEIAEoCzIXLmNhaXNzb24uYWdlbnQudjEuU3RkaW8iFAoSQ3JlYXRlRXhlY1Jlc3BvbnNlIjwKE1N0YXJ0UHJvY2Vzc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkiIwoUU3RhcnRQcm9jZXNzUmVzcG9uc2USCwoDcGlkGAEgASgNIloKFFNpZ25hbFByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg4KBnNpZ25hbBgDIAEoDRILCgNhbGwYBCABKAgiFwoVU2lnbmFsUHJvY2Vzc1Jlc3BvbnNlIl0KFVJlc2l6ZVRlcm1pbmFsUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIPCgdjb2x1bW5zGAMgASgNEgwKBHJvd3MYBCABKA0iGAoWUmVzaXplVGVybWluYWxSZXNwb25zZSI9ChREZWxldGVQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCSIXChVEZWxldGVQcm9jZXNzUmVzcG9uc2UiLAoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIkUKFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIsCglwcm9jZXNzZXMYASADKAsyGS5jYWlzc29uLmFnZW50LnYxLlByb2Nlc3MiOAoHUHJvY2VzcxILCgNwaWQYASABKA0SDwoHZXhlY19pZBgCIAEoCRIPCgdjb21tYW5kGAMgASgJIi0KFUNvbnRhaW5lclN0YXRzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiqQIKFkNvbnRhaW5lclN0YXRzUmVzcG9uc2USJwoDY3B1GAEgASgLMhouY2Fpc3Nvbi5hZ2VudC52MS5DcHVTdGF0cxItCgZtZW1vcnkYAiABKAsyHS5jYWlzc29uLmFnZW50LnYxLk1lbW9yeVN0YXRzEikKBHBpZHMYAyABKAsyGy5jYWlzc29uLmFnZW50LnYxLlBpZHNTdGF0cxIlCgJpbxgEIAMoCzIZLmNhaXNzb24uYWdlbnQudjEuSW9TdGF0cxIvCgdodWdldGxiGAUgAygLMh4uY2Fpc3Nvbi5hZ2VudC52MS5IdWdldGxiU3RhdHMSNAoKaW50ZXJmYWNlcxgGIAMoCzIgLmNhaXNzb24uYWdlbnQudjEuSW50ZXJmYWNlU3RhdHMiiAEKCENwdVN0YXRzEhIKCnVzYWdlX3VzZWMYASABKAQSEQoJdXNlcl91c2VjGAIgASgEEhMKC3N5c3RlbV91c2VjGAMgASgEEhIKCm5yX3BlcmlvZHMYBCABKAQSFAoMbnJfdGhyb3R0bGVkGAUgASgEEhYKDnRocm90dGxlZF91c2VjGAYgASgEIroCCgtNZW1vcnlTdGF0cxINCgV1c2FnZRgBIAEoBBITCgt1c2FnZV9saW1pdBgCIAEoBBISCgpzd2FwX3VzYWdlGAMgASgEEhIKCnN3YXBfbGltaXQYBCABKAQSEQoJbWF4X3VzYWdlGAUgASgEEjUKBHN0YXQYBiADKAsyJy5jYWlzc29uLmFnZW50LnYxLk1lbW9yeVN0YXRzLlN0YXRFbnRyeRI5CgZldmVudHMYByADKAsyKS5jYWlzc29uLmFnZW50LnYxLk1lbW9yeVN0YXRzLkV2ZW50c0VudHJ5GisKCVN0YXRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBGi0KC0V2ZW50c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEiKwoJUGlkc1N0YXRzEg8KB2N1cnJlbnQYASABKAQSDQoFbGltaXQYAiABKAQiYwoHSW9TdGF0cxINCgVtYWpvchgBIAEoDRINCgVtaW5vchgCIAEoDRIOCgZyYnl0ZXMYAyABKAQSDgoGd2J5dGVzGAQgASgEEgwKBHJpb3MYBSABKAQSDAoEd2lvcxgGIAEoBCI/CgxIdWdldGxiU3RhdHMSEQoJcGFnZV9zaXplGAEgASgJEg8KB2N1cnJlbnQYAiABKAQSCwoDbWF4GAMgASgEIrgBCg5JbnRlcmZhY2VTdGF0cxIMCgRuYW1lGAEgASgJEhAKCHJ4X2J5dGVzGAIgASgEEhIKCnJ4X3BhY2tldHMYAyABKAQSEQoJcnhfZXJyb3JzGAQgASgEEhIKCnJ4X2Ryb3BwZWQYBSABKAQSEAoIdHhfYnl0ZXMYBiABKAQSEgoKdHhfcGFja2V0cxgHIAEoBBIRCgl0eF9lcnJvcnMYCCABKAQSEgoKdHhfZHJvcHBlZBgJIAEoBCJGChZVcGRhdGVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDCIZChdVcGRhdGVDb250YWluZXJSZXNwb25zZSItChVQYXVzZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIhgKFlBhdXNlQ29udGFpbmVyUmVzcG9uc2UiLgoWUmVzdW1lQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiGQoXUmVzdW1lQ29udGFpbmVyUmVzcG9uc2UiEgoQR3Vlc3RJbmZvUmVxdWVzdCLXAQoRR3Vlc3RJbmZvUmVzcG9uc2USGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAEgASgEEh4KFm1lbW9yeV9hdmFpbGFibGVfYnl0ZXMYAiABKAQSEQoJdXB0aW1lX3VzGAMgASgEEhcKD2FnZW50X3Jzc19ieXRlcxgEIAEoBBIWCg5rZXJuZWxfcmVsZWFzZRgFIAEoCRITCgtvbmxpbmVfY3B1cxgGIAEoDRIXCg9jb250YWluZXJfY291bnQYByABKA0SFAoMc3RyZWFtX2NvdW50GAggASgNIjwKFk9ubGluZVJlc291cmNlc1JlcXVlc3QSDAoEY3B1cxgBIAEoDRIUCgxtZW1vcnlfYnl0ZXMYAiABKAQiSgoXT25saW5lUmVzb3VyY2VzUmVzcG9uc2USEwoLb25saW5lX2NwdXMYASABKA0SGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAIgASgEIhEKD1NodXRkb3duUmVxdWVzdCISChBTaHV0ZG93blJlc3BvbnNlIl8KClN0cmVhbU9wZW4SFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSKgoEa2luZBgDIAEoDjIcLmNhaXNzb24uYWdlbnQudjEuU3RyZWFtS2luZCIsCgtGb3J3YXJkT3BlbhIPCgdhZGRyZXNzGAEgASgJEgwKBHBvcnQYAiABKA0izwEKC0NvbnNvbGVPcGVuEgwKBGFyZ3YYASADKAkSCwoDZW52GAIgAygJEhAKCHRlcm1pbmFsGAMgASgIEg8KB2NvbHVtbnMYBCABKA0SDAoEcm93cxgFIAEoDRIUCgxjb250YWluZXJfaWQYBiABKAkSDgoGY2xpZW50GAcgASgJEg8KB3Nlc3Npb24YCCABKAkSDgoGc3RkZXJyGAkgASgIEi0KBXRvb2xzGAogASgLMh4uY2Fpc3Nvbi5hZ2VudC52MS5Db25zb2xlVG9vbHMiLQoMQ29uc29sZVRvb2xzEg4KBnNoYTI1NhgBIAEoCRINCgVieXRlcxgCIAEoBCpwCgpTdHJlYW1LaW5kEhsKF1NUUkVBTV9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRU1RSRUFNX0tJTkRfU1RESU4QARIWChJTVFJFQU1fS0lORF9TVERPVVQQAhIWChJTVFJFQU1fS0lORF9TVERFUlIQAzKdAQoESG9zdBJICgVIZWxsbxIeLmNhaXNzb24uYWdlbnQudjEuSGVsbG9SZXF1ZXN0Gh8uY2Fpc3Nvbi5hZ2VudC52MS5IZWxsb1Jlc3BvbnNlEksKBk5vdGlmeRIfLmNhaXNzb24uYWdlbnQudjEuTm90aWZ5UmVxdWVzdBogLmNhaXNzb24uYWdlbnQudjEuTm90aWZ5UmVzcG9uc2Uyxw4KBUFnZW50EmAKDUNyZWF0ZVNhbmRib3gSJi5jYWlzc29uLmFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0GicuY2Fpc3Nvbi5hZ2VudC52MS5DcmVhdGVTYW5kYm94UmVzcG9uc2USXQoMQXBwbHlOZXR3b3JrEiUuY2Fpc3Nvbi5hZ2VudC52MS5BcHBseU5ldHdvcmtSZXF1ZXN0GiYuY2Fpc3Nvbi5hZ2VudC52MS5BcHBseU5ldHdvcmtSZXNwb25zZRJgCg1QcmVwYXJlVm9sdW1lEiYuY2Fpc3Nvbi5hZ2VudC52MS5QcmVwYXJlVm9sdW1lUmVxdWVzdBonLmNhaXNzb24uYWdlbnQudjEuUHJlcGFyZVZvbHVtZVJlc3BvbnNlEl0KDFJlbW92ZVZvbHVtZRIlLmNhaXNzb24uYWdlbnQudjEuUmVtb3ZlVm9sdW1lUmVxdWVzdBomLmNhaXNzb24uYWdlbnQudjEuUmVtb3ZlVm9sdW1lUmVzcG9uc2USZgoPRmluZEJsb2NrRGV2aWNlEiguY2Fpc3Nvbi5hZ2VudC52MS5GaW5kQmxvY2tEZXZpY2VSZXF1ZXN0GikuY2Fpc3Nvbi5hZ2VudC52MS5GaW5kQmxvY2tEZXZpY2VSZXNwb25zZRJmCg9DcmVhdGVDb250YWluZXISKC5jYWlzc29uLmFnZW50LnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaKS5jYWlzc29uLmFnZW50LnYxLkNyZWF0ZUNvbnRhaW5lclJlc3BvbnNlElcKCkNyZWF0ZUV4ZWMSIy5jYWlzc29uLmFnZW50LnYxLkNyZWF0ZUV4ZWNSZXF1ZXN0GiQuY2Fpc3Nvbi5hZ2VudC52MS5DcmVhdGVFeGVjUmVzcG9uc2USXQoMU3RhcnRQcm9jZXNzEiUuY2Fpc3Nvbi5hZ2VudC52MS5TdGFydFByb2Nlc3NSZXF1ZXN0GiYuY2Fpc3Nvbi5hZ2VudC52MS5TdGFydFByb2Nlc3NSZXNwb25zZRJgCg1TaWduYWxQcm9jZXNzEiYuY2Fpc3Nvbi5hZ2VudC52MS5TaWduYWxQcm9jZXNzUmVxdWVzdBonLmNhaXNzb24uYWdlbnQudjEuU2lnbmFsUHJvY2Vzc1Jlc3BvbnNlEmMKDlJlc2l6ZVRlcm1pbmFsEicuY2Fpc3Nvbi5hZ2VudC52MS5SZXNpemVUZXJtaW5hbFJlcXVlc3QaKC5jYWlzc29uLmFnZW50LnYxLlJlc2l6ZVRlcm1pbmFsUmVzcG9uc2USYAoNRGVsZXRlUHJvY2VzcxImLmNhaXNzb24uYWdlbnQudjEuRGVsZXRlUHJvY2Vzc1JlcXVlc3QaJy5jYWlzc29uLmFnZW50LnYxLkRlbGV0ZVByb2Nlc3NSZXNwb25zZRJgCg1MaXN0UHJvY2Vzc2VzEiYuY2Fpc3Nvbi5hZ2VudC52MS5MaXN0UHJvY2Vzc2VzUmVxdWVzdBonLmNhaXNzb24uYWdlbnQudjEuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEmMKDkNvbnRhaW5lclN0YXRzEicuY2Fpc3Nvbi5hZ2VudC52MS5Db250YWluZXJTdGF0c1JlcXVlc3QaKC5jYWlzc29uLmFnZW50LnYxLkNvbnRhaW5lclN0YXRzUmVzcG9uc2USZgoPVXBkYXRlQ29udGFpbmVyEiguY2Fpc3Nvbi5hZ2VudC52MS5VcGRhdGVDb250YWluZXJSZXF1ZXN0GikuY2Fpc3Nvbi5hZ2VudC52MS5VcGRhdGVDb250YWluZXJSZXNwb25zZRJjCg5QYXVzZUNvbnRhaW5lchInLmNhaXNzb24uYWdlbnQudjEuUGF1c2VDb250YWluZXJSZXF1ZXN0GiguY2Fpc3Nvbi5hZ2VudC52MS5QYXVzZUNvbnRhaW5lclJlc3BvbnNlEmYKD1Jlc3VtZUNvbnRhaW5lchIoLmNhaXNzb24uYWdlbnQudjEuUmVzdW1lQ29udGFpbmVyUmVxdWVzdBopLmNhaXNzb24uYWdlbnQudjEuUmVzdW1lQ29udGFpbmVyUmVzcG9uc2USVAoJR3Vlc3RJbmZvEiIuY2Fpc3Nvbi5hZ2VudC52MS5HdWVzdEluZm9SZXF1ZXN0GiMuY2Fpc3Nvbi5hZ2VudC52MS5HdWVzdEluZm9SZXNwb25zZRJmCg9PbmxpbmVSZXNvdXJjZXMSKC5jYWlzc29uLmFnZW50LnYxLk9ubGluZVJlc291cmNlc1JlcXVlc3QaKS5jYWlzc29uLmFnZW50LnYxLk9ubGluZVJlc291cmNlc1Jlc3BvbnNlElEKCFNodXRkb3duEiEuY2Fpc3Nvbi5hZ2VudC52MS5TaHV0ZG93blJlcXVlc3QaIi5jYWlzc29uLmFnZW50LnYxLlNodXRkb3duUmVzcG9uc2ViBnByb3RvMw");
 
 /**
  * @generated from message caisson.agent.v1.HelloRequest
@@ -170,6 +170,12 @@ export type Event = Message<"caisson.agent.v1.Event"> & {
      */
     value: DeviceSeen;
     case: "device";
+  } | {
+    /**
+     * @generated from field: caisson.agent.v1.CallSpan span = 5;
+     */
+    value: CallSpan;
+    case: "span";
   } | { case: undefined; value?: undefined };
 };
 
@@ -258,6 +264,13 @@ export type LogRecord = Message<"caisson.agent.v1.LogRecord"> & {
    * @generated from field: uint64 time_unix_nano = 4;
    */
   timeUnixNano: bigint;
+
+  /**
+   * Trace of the call that the record belongs to, 32 hex digits; empty outside of calls that are traced.
+   *
+   * @generated from field: string trace_id = 5;
+   */
+  traceId: string;
 };
 
 /**
@@ -266,6 +279,49 @@ export type LogRecord = Message<"caisson.agent.v1.LogRecord"> & {
  */
 export const LogRecordSchema: GenMessage<LogRecord> = /*@__PURE__*/
   messageDesc(file_caisson_agent_v1_agent, 8);
+
+/**
+ * How long a call took in the guest; sent for calls that came with a traceparent.
+ *
+ * @generated from message caisson.agent.v1.CallSpan
+ */
+export type CallSpan = Message<"caisson.agent.v1.CallSpan"> & {
+  /**
+   * The span id of that traceparent, 16 hex digits.
+   *
+   * @generated from field: string parent_span_id = 1;
+   */
+  parentSpanId: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint64 start_unix_nano = 3;
+   */
+  startUnixNano: bigint;
+
+  /**
+   * @generated from field: uint64 end_unix_nano = 4;
+   */
+  endUnixNano: bigint;
+
+  /**
+   * Why it failed; empty otherwise.
+   *
+   * @generated from field: string error = 5;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message caisson.agent.v1.CallSpan.
+ * Use `create(CallSpanSchema)` to create a new message.
+ */
+export const CallSpanSchema: GenMessage<CallSpan> = /*@__PURE__*/
+  messageDesc(file_caisson_agent_v1_agent, 9);
 
 /**
  * @generated from message caisson.agent.v1.DeviceSeen
@@ -294,7 +350,7 @@ export type DeviceSeen = Message<"caisson.agent.v1.DeviceSeen"> & {
  * Use `create(DeviceSeenSchema)` to create a new message.
  */
 export const DeviceSeenSchema: GenMessage<DeviceSeen> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 9);
+  messageDesc(file_caisson_agent_v1_agent, 10);
 
 /**
  * @generated from message caisson.agent.v1.CreateSandboxRequest
@@ -368,7 +424,7 @@ export type CreateSandboxRequest = Message<"caisson.agent.v1.CreateSandboxReques
  * Use `create(CreateSandboxRequestSchema)` to create a new message.
  */
 export const CreateSandboxRequestSchema: GenMessage<CreateSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 10);
+  messageDesc(file_caisson_agent_v1_agent, 11);
 
 /**
  * @generated from message caisson.agent.v1.CreateSandboxResponse
@@ -390,7 +446,7 @@ export type CreateSandboxResponse = Message<"caisson.agent.v1.CreateSandboxRespo
  * Use `create(CreateSandboxResponseSchema)` to create a new message.
  */
 export const CreateSandboxResponseSchema: GenMessage<CreateSandboxResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 11);
+  messageDesc(file_caisson_agent_v1_agent, 12);
 
 /**
  * @generated from message caisson.agent.v1.ApplyNetworkRequest
@@ -417,7 +473,7 @@ export type ApplyNetworkRequest = Message<"caisson.agent.v1.ApplyNetworkRequest"
  * Use `create(ApplyNetworkRequestSchema)` to create a new message.
  */
 export const ApplyNetworkRequestSchema: GenMessage<ApplyNetworkRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 12);
+  messageDesc(file_caisson_agent_v1_agent, 13);
 
 /**
  * @generated from message caisson.agent.v1.ApplyNetworkResponse
@@ -430,7 +486,7 @@ export type ApplyNetworkResponse = Message<"caisson.agent.v1.ApplyNetworkRespons
  * Use `create(ApplyNetworkResponseSchema)` to create a new message.
  */
 export const ApplyNetworkResponseSchema: GenMessage<ApplyNetworkResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 13);
+  messageDesc(file_caisson_agent_v1_agent, 14);
 
 /**
  * @generated from message caisson.agent.v1.Interface
@@ -466,7 +522,7 @@ export type Interface = Message<"caisson.agent.v1.Interface"> & {
  * Use `create(InterfaceSchema)` to create a new message.
  */
 export const InterfaceSchema: GenMessage<Interface> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 14);
+  messageDesc(file_caisson_agent_v1_agent, 15);
 
 /**
  * @generated from message caisson.agent.v1.Route
@@ -546,7 +602,7 @@ export type Route = Message<"caisson.agent.v1.Route"> & {
  * Use `create(RouteSchema)` to create a new message.
  */
 export const RouteSchema: GenMessage<Route> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 15);
+  messageDesc(file_caisson_agent_v1_agent, 16);
 
 /**
  * @generated from message caisson.agent.v1.NextHop
@@ -578,7 +634,7 @@ export type NextHop = Message<"caisson.agent.v1.NextHop"> & {
  * Use `create(NextHopSchema)` to create a new message.
  */
 export const NextHopSchema: GenMessage<NextHop> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 16);
+  messageDesc(file_caisson_agent_v1_agent, 17);
 
 /**
  * @generated from message caisson.agent.v1.Neighbour
@@ -617,7 +673,7 @@ export type Neighbour = Message<"caisson.agent.v1.Neighbour"> & {
  * Use `create(NeighbourSchema)` to create a new message.
  */
 export const NeighbourSchema: GenMessage<Neighbour> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 17);
+  messageDesc(file_caisson_agent_v1_agent, 18);
 
 /**
  * @generated from message caisson.agent.v1.PrepareVolumeRequest
@@ -653,7 +709,7 @@ export type PrepareVolumeRequest = Message<"caisson.agent.v1.PrepareVolumeReques
  * Use `create(PrepareVolumeRequestSchema)` to create a new message.
  */
 export const PrepareVolumeRequestSchema: GenMessage<PrepareVolumeRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 18);
+  messageDesc(file_caisson_agent_v1_agent, 19);
 
 /**
  * @generated from message caisson.agent.v1.PrepareVolumeResponse
@@ -666,7 +722,7 @@ export type PrepareVolumeResponse = Message<"caisson.agent.v1.PrepareVolumeRespo
  * Use `create(PrepareVolumeResponseSchema)` to create a new message.
  */
 export const PrepareVolumeResponseSchema: GenMessage<PrepareVolumeResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 19);
+  messageDesc(file_caisson_agent_v1_agent, 20);
 
 /**
  * A file system in memory; made once, whatever a later request says.
@@ -709,7 +765,7 @@ export type MemoryVolume = Message<"caisson.agent.v1.MemoryVolume"> & {
  * Use `create(MemoryVolumeSchema)` to create a new message.
  */
 export const MemoryVolumeSchema: GenMessage<MemoryVolume> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 20);
+  messageDesc(file_caisson_agent_v1_agent, 21);
 
 /**
  * A copy of a directory that the kubelet writes atomically, exchanged in the same way, so that inotify shows it.
@@ -737,7 +793,7 @@ export type CopiedVolume = Message<"caisson.agent.v1.CopiedVolume"> & {
  * Use `create(CopiedVolumeSchema)` to create a new message.
  */
 export const CopiedVolumeSchema: GenMessage<CopiedVolume> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 21);
+  messageDesc(file_caisson_agent_v1_agent, 22);
 
 /**
  * @generated from message caisson.agent.v1.FindBlockDeviceRequest
@@ -754,7 +810,7 @@ export type FindBlockDeviceRequest = Message<"caisson.agent.v1.FindBlockDeviceRe
  * Use `create(FindBlockDeviceRequestSchema)` to create a new message.
  */
 export const FindBlockDeviceRequestSchema: GenMessage<FindBlockDeviceRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 22);
+  messageDesc(file_caisson_agent_v1_agent, 23);
 
 /**
  * @generated from message caisson.agent.v1.FindBlockDeviceResponse
@@ -783,7 +839,7 @@ export type FindBlockDeviceResponse = Message<"caisson.agent.v1.FindBlockDeviceR
  * Use `create(FindBlockDeviceResponseSchema)` to create a new message.
  */
 export const FindBlockDeviceResponseSchema: GenMessage<FindBlockDeviceResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 23);
+  messageDesc(file_caisson_agent_v1_agent, 24);
 
 /**
  * @generated from message caisson.agent.v1.RemoveVolumeRequest
@@ -800,7 +856,7 @@ export type RemoveVolumeRequest = Message<"caisson.agent.v1.RemoveVolumeRequest"
  * Use `create(RemoveVolumeRequestSchema)` to create a new message.
  */
 export const RemoveVolumeRequestSchema: GenMessage<RemoveVolumeRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 24);
+  messageDesc(file_caisson_agent_v1_agent, 25);
 
 /**
  * @generated from message caisson.agent.v1.RemoveVolumeResponse
@@ -813,7 +869,7 @@ export type RemoveVolumeResponse = Message<"caisson.agent.v1.RemoveVolumeRespons
  * Use `create(RemoveVolumeResponseSchema)` to create a new message.
  */
 export const RemoveVolumeResponseSchema: GenMessage<RemoveVolumeResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 25);
+  messageDesc(file_caisson_agent_v1_agent, 26);
 
 /**
  * @generated from message caisson.agent.v1.CreateContainerRequest
@@ -849,7 +905,7 @@ export type CreateContainerRequest = Message<"caisson.agent.v1.CreateContainerRe
  * Use `create(CreateContainerRequestSchema)` to create a new message.
  */
 export const CreateContainerRequestSchema: GenMessage<CreateContainerRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 26);
+  messageDesc(file_caisson_agent_v1_agent, 27);
 
 /**
  * @generated from message caisson.agent.v1.Stdio
@@ -883,7 +939,7 @@ export type Stdio = Message<"caisson.agent.v1.Stdio"> & {
  * Use `create(StdioSchema)` to create a new message.
  */
 export const StdioSchema: GenMessage<Stdio> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 27);
+  messageDesc(file_caisson_agent_v1_agent, 28);
 
 /**
  * @generated from message caisson.agent.v1.CreateContainerResponse
@@ -902,7 +958,7 @@ export type CreateContainerResponse = Message<"caisson.agent.v1.CreateContainerR
  * Use `create(CreateContainerResponseSchema)` to create a new message.
  */
 export const CreateContainerResponseSchema: GenMessage<CreateContainerResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 28);
+  messageDesc(file_caisson_agent_v1_agent, 29);
 
 /**
  * @generated from message caisson.agent.v1.CreateExecRequest
@@ -936,7 +992,7 @@ export type CreateExecRequest = Message<"caisson.agent.v1.CreateExecRequest"> & 
  * Use `create(CreateExecRequestSchema)` to create a new message.
  */
 export const CreateExecRequestSchema: GenMessage<CreateExecRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 29);
+  messageDesc(file_caisson_agent_v1_agent, 30);
 
 /**
  * @generated from message caisson.agent.v1.CreateExecResponse
@@ -949,7 +1005,7 @@ export type CreateExecResponse = Message<"caisson.agent.v1.CreateExecResponse"> 
  * Use `create(CreateExecResponseSchema)` to create a new message.
  */
 export const CreateExecResponseSchema: GenMessage<CreateExecResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 30);
+  messageDesc(file_caisson_agent_v1_agent, 31);
 
 /**
  * @generated from message caisson.agent.v1.StartProcessRequest
@@ -971,7 +1027,7 @@ export type StartProcessRequest = Message<"caisson.agent.v1.StartProcessRequest"
  * Use `create(StartProcessRequestSchema)` to create a new message.
  */
 export const StartProcessRequestSchema: GenMessage<StartProcessRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 31);
+  messageDesc(file_caisson_agent_v1_agent, 32);
 
 /**
  * @generated from message caisson.agent.v1.StartProcessResponse
@@ -988,7 +1044,7 @@ export type StartProcessResponse = Message<"caisson.agent.v1.StartProcessRespons
  * Use `create(StartProcessResponseSchema)` to create a new message.
  */
 export const StartProcessResponseSchema: GenMessage<StartProcessResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 32);
+  messageDesc(file_caisson_agent_v1_agent, 33);
 
 /**
  * @generated from message caisson.agent.v1.SignalProcessRequest
@@ -1022,7 +1078,7 @@ export type SignalProcessRequest = Message<"caisson.agent.v1.SignalProcessReques
  * Use `create(SignalProcessRequestSchema)` to create a new message.
  */
 export const SignalProcessRequestSchema: GenMessage<SignalProcessRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 33);
+  messageDesc(file_caisson_agent_v1_agent, 34);
 
 /**
  * @generated from message caisson.agent.v1.SignalProcessResponse
@@ -1035,7 +1091,7 @@ export type SignalProcessResponse = Message<"caisson.agent.v1.SignalProcessRespo
  * Use `create(SignalProcessResponseSchema)` to create a new message.
  */
 export const SignalProcessResponseSchema: GenMessage<SignalProcessResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 34);
+  messageDesc(file_caisson_agent_v1_agent, 35);
 
 /**
  * @generated from message caisson.agent.v1.ResizeTerminalRequest
@@ -1067,7 +1123,7 @@ export type ResizeTerminalRequest = Message<"caisson.agent.v1.ResizeTerminalRequ
  * Use `create(ResizeTerminalRequestSchema)` to create a new message.
  */
 export const ResizeTerminalRequestSchema: GenMessage<ResizeTerminalRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 35);
+  messageDesc(file_caisson_agent_v1_agent, 36);
 
 /**
  * @generated from message caisson.agent.v1.ResizeTerminalResponse
@@ -1080,7 +1136,7 @@ export type ResizeTerminalResponse = Message<"caisson.agent.v1.ResizeTerminalRes
  * Use `create(ResizeTerminalResponseSchema)` to create a new message.
  */
 export const ResizeTerminalResponseSchema: GenMessage<ResizeTerminalResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 36);
+  messageDesc(file_caisson_agent_v1_agent, 37);
 
 /**
  * @generated from message caisson.agent.v1.DeleteProcessRequest
@@ -1102,7 +1158,7 @@ export type DeleteProcessRequest = Message<"caisson.agent.v1.DeleteProcessReques
  * Use `create(DeleteProcessRequestSchema)` to create a new message.
  */
 export const DeleteProcessRequestSchema: GenMessage<DeleteProcessRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 37);
+  messageDesc(file_caisson_agent_v1_agent, 38);
 
 /**
  * @generated from message caisson.agent.v1.DeleteProcessResponse
@@ -1115,7 +1171,7 @@ export type DeleteProcessResponse = Message<"caisson.agent.v1.DeleteProcessRespo
  * Use `create(DeleteProcessResponseSchema)` to create a new message.
  */
 export const DeleteProcessResponseSchema: GenMessage<DeleteProcessResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 38);
+  messageDesc(file_caisson_agent_v1_agent, 39);
 
 /**
  * @generated from message caisson.agent.v1.ListProcessesRequest
@@ -1132,7 +1188,7 @@ export type ListProcessesRequest = Message<"caisson.agent.v1.ListProcessesReques
  * Use `create(ListProcessesRequestSchema)` to create a new message.
  */
 export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 39);
+  messageDesc(file_caisson_agent_v1_agent, 40);
 
 /**
  * @generated from message caisson.agent.v1.ListProcessesResponse
@@ -1149,7 +1205,7 @@ export type ListProcessesResponse = Message<"caisson.agent.v1.ListProcessesRespo
  * Use `create(ListProcessesResponseSchema)` to create a new message.
  */
 export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 40);
+  messageDesc(file_caisson_agent_v1_agent, 41);
 
 /**
  * @generated from message caisson.agent.v1.Process
@@ -1178,7 +1234,7 @@ export type Process = Message<"caisson.agent.v1.Process"> & {
  * Use `create(ProcessSchema)` to create a new message.
  */
 export const ProcessSchema: GenMessage<Process> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 41);
+  messageDesc(file_caisson_agent_v1_agent, 42);
 
 /**
  * @generated from message caisson.agent.v1.ContainerStatsRequest
@@ -1195,7 +1251,7 @@ export type ContainerStatsRequest = Message<"caisson.agent.v1.ContainerStatsRequ
  * Use `create(ContainerStatsRequestSchema)` to create a new message.
  */
 export const ContainerStatsRequestSchema: GenMessage<ContainerStatsRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 42);
+  messageDesc(file_caisson_agent_v1_agent, 43);
 
 /**
  * @generated from message caisson.agent.v1.ContainerStatsResponse
@@ -1237,7 +1293,7 @@ export type ContainerStatsResponse = Message<"caisson.agent.v1.ContainerStatsRes
  * Use `create(ContainerStatsResponseSchema)` to create a new message.
  */
 export const ContainerStatsResponseSchema: GenMessage<ContainerStatsResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 43);
+  messageDesc(file_caisson_agent_v1_agent, 44);
 
 /**
  * @generated from message caisson.agent.v1.CpuStats
@@ -1279,7 +1335,7 @@ export type CpuStats = Message<"caisson.agent.v1.CpuStats"> & {
  * Use `create(CpuStatsSchema)` to create a new message.
  */
 export const CpuStatsSchema: GenMessage<CpuStats> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 44);
+  messageDesc(file_caisson_agent_v1_agent, 45);
 
 /**
  * @generated from message caisson.agent.v1.MemoryStats
@@ -1330,7 +1386,7 @@ export type MemoryStats = Message<"caisson.agent.v1.MemoryStats"> & {
  * Use `create(MemoryStatsSchema)` to create a new message.
  */
 export const MemoryStatsSchema: GenMessage<MemoryStats> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 45);
+  messageDesc(file_caisson_agent_v1_agent, 46);
 
 /**
  * @generated from message caisson.agent.v1.PidsStats
@@ -1352,7 +1408,7 @@ export type PidsStats = Message<"caisson.agent.v1.PidsStats"> & {
  * Use `create(PidsStatsSchema)` to create a new message.
  */
 export const PidsStatsSchema: GenMessage<PidsStats> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 46);
+  messageDesc(file_caisson_agent_v1_agent, 47);
 
 /**
  * @generated from message caisson.agent.v1.IoStats
@@ -1394,7 +1450,7 @@ export type IoStats = Message<"caisson.agent.v1.IoStats"> & {
  * Use `create(IoStatsSchema)` to create a new message.
  */
 export const IoStatsSchema: GenMessage<IoStats> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 47);
+  messageDesc(file_caisson_agent_v1_agent, 48);
 
 /**
  * @generated from message caisson.agent.v1.HugetlbStats
@@ -1421,7 +1477,7 @@ export type HugetlbStats = Message<"caisson.agent.v1.HugetlbStats"> & {
  * Use `create(HugetlbStatsSchema)` to create a new message.
  */
 export const HugetlbStatsSchema: GenMessage<HugetlbStats> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 48);
+  messageDesc(file_caisson_agent_v1_agent, 49);
 
 /**
  * @generated from message caisson.agent.v1.InterfaceStats
@@ -1478,7 +1534,7 @@ export type InterfaceStats = Message<"caisson.agent.v1.InterfaceStats"> & {
  * Use `create(InterfaceStatsSchema)` to create a new message.
  */
 export const InterfaceStatsSchema: GenMessage<InterfaceStats> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 49);
+  messageDesc(file_caisson_agent_v1_agent, 50);
 
 /**
  * @generated from message caisson.agent.v1.UpdateContainerRequest
@@ -1502,7 +1558,7 @@ export type UpdateContainerRequest = Message<"caisson.agent.v1.UpdateContainerRe
  * Use `create(UpdateContainerRequestSchema)` to create a new message.
  */
 export const UpdateContainerRequestSchema: GenMessage<UpdateContainerRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 50);
+  messageDesc(file_caisson_agent_v1_agent, 51);
 
 /**
  * @generated from message caisson.agent.v1.UpdateContainerResponse
@@ -1515,7 +1571,7 @@ export type UpdateContainerResponse = Message<"caisson.agent.v1.UpdateContainerR
  * Use `create(UpdateContainerResponseSchema)` to create a new message.
  */
 export const UpdateContainerResponseSchema: GenMessage<UpdateContainerResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 51);
+  messageDesc(file_caisson_agent_v1_agent, 52);
 
 /**
  * @generated from message caisson.agent.v1.PauseContainerRequest
@@ -1532,7 +1588,7 @@ export type PauseContainerRequest = Message<"caisson.agent.v1.PauseContainerRequ
  * Use `create(PauseContainerRequestSchema)` to create a new message.
  */
 export const PauseContainerRequestSchema: GenMessage<PauseContainerRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 52);
+  messageDesc(file_caisson_agent_v1_agent, 53);
 
 /**
  * @generated from message caisson.agent.v1.PauseContainerResponse
@@ -1545,7 +1601,7 @@ export type PauseContainerResponse = Message<"caisson.agent.v1.PauseContainerRes
  * Use `create(PauseContainerResponseSchema)` to create a new message.
  */
 export const PauseContainerResponseSchema: GenMessage<PauseContainerResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 53);
+  messageDesc(file_caisson_agent_v1_agent, 54);
 
 /**
  * @generated from message caisson.agent.v1.ResumeContainerRequest
@@ -1562,7 +1618,7 @@ export type ResumeContainerRequest = Message<"caisson.agent.v1.ResumeContainerRe
  * Use `create(ResumeContainerRequestSchema)` to create a new message.
  */
 export const ResumeContainerRequestSchema: GenMessage<ResumeContainerRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 54);
+  messageDesc(file_caisson_agent_v1_agent, 55);
 
 /**
  * @generated from message caisson.agent.v1.ResumeContainerResponse
@@ -1575,7 +1631,7 @@ export type ResumeContainerResponse = Message<"caisson.agent.v1.ResumeContainerR
  * Use `create(ResumeContainerResponseSchema)` to create a new message.
  */
 export const ResumeContainerResponseSchema: GenMessage<ResumeContainerResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 55);
+  messageDesc(file_caisson_agent_v1_agent, 56);
 
 /**
  * @generated from message caisson.agent.v1.GuestInfoRequest
@@ -1588,7 +1644,7 @@ export type GuestInfoRequest = Message<"caisson.agent.v1.GuestInfoRequest"> & {
  * Use `create(GuestInfoRequestSchema)` to create a new message.
  */
 export const GuestInfoRequestSchema: GenMessage<GuestInfoRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 56);
+  messageDesc(file_caisson_agent_v1_agent, 57);
 
 /**
  * @generated from message caisson.agent.v1.GuestInfoResponse
@@ -1642,7 +1698,7 @@ export type GuestInfoResponse = Message<"caisson.agent.v1.GuestInfoResponse"> & 
  * Use `create(GuestInfoResponseSchema)` to create a new message.
  */
 export const GuestInfoResponseSchema: GenMessage<GuestInfoResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 57);
+  messageDesc(file_caisson_agent_v1_agent, 58);
 
 /**
  * @generated from message caisson.agent.v1.OnlineResourcesRequest
@@ -1666,7 +1722,7 @@ export type OnlineResourcesRequest = Message<"caisson.agent.v1.OnlineResourcesRe
  * Use `create(OnlineResourcesRequestSchema)` to create a new message.
  */
 export const OnlineResourcesRequestSchema: GenMessage<OnlineResourcesRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 58);
+  messageDesc(file_caisson_agent_v1_agent, 59);
 
 /**
  * @generated from message caisson.agent.v1.OnlineResourcesResponse
@@ -1688,7 +1744,7 @@ export type OnlineResourcesResponse = Message<"caisson.agent.v1.OnlineResourcesR
  * Use `create(OnlineResourcesResponseSchema)` to create a new message.
  */
 export const OnlineResourcesResponseSchema: GenMessage<OnlineResourcesResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 59);
+  messageDesc(file_caisson_agent_v1_agent, 60);
 
 /**
  * @generated from message caisson.agent.v1.ShutdownRequest
@@ -1701,7 +1757,7 @@ export type ShutdownRequest = Message<"caisson.agent.v1.ShutdownRequest"> & {
  * Use `create(ShutdownRequestSchema)` to create a new message.
  */
 export const ShutdownRequestSchema: GenMessage<ShutdownRequest> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 60);
+  messageDesc(file_caisson_agent_v1_agent, 61);
 
 /**
  * @generated from message caisson.agent.v1.ShutdownResponse
@@ -1714,7 +1770,7 @@ export type ShutdownResponse = Message<"caisson.agent.v1.ShutdownResponse"> & {
  * Use `create(ShutdownResponseSchema)` to create a new message.
  */
 export const ShutdownResponseSchema: GenMessage<ShutdownResponse> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 61);
+  messageDesc(file_caisson_agent_v1_agent, 62);
 
 /**
  * First frame payload (type OPEN) on a connection to vsock port 1025.
@@ -1743,7 +1799,7 @@ export type StreamOpen = Message<"caisson.agent.v1.StreamOpen"> & {
  * Use `create(StreamOpenSchema)` to create a new message.
  */
 export const StreamOpenSchema: GenMessage<StreamOpen> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 62);
+  messageDesc(file_caisson_agent_v1_agent, 63);
 
 /**
  * First frame payload (type OPEN) on a connection to vsock port 1027: a TCP connection that the guest makes to itself.
@@ -1771,7 +1827,7 @@ export type ForwardOpen = Message<"caisson.agent.v1.ForwardOpen"> & {
  * Use `create(ForwardOpenSchema)` to create a new message.
  */
 export const ForwardOpenSchema: GenMessage<ForwardOpen> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 63);
+  messageDesc(file_caisson_agent_v1_agent, 64);
 
 /**
  * First frame payload (type OPEN) on a connection to vsock port 1026 (debug console). docs/protocol.md, "Console".
@@ -1849,7 +1905,7 @@ export type ConsoleOpen = Message<"caisson.agent.v1.ConsoleOpen"> & {
  * Use `create(ConsoleOpenSchema)` to create a new message.
  */
 export const ConsoleOpenSchema: GenMessage<ConsoleOpen> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 64);
+  messageDesc(file_caisson_agent_v1_agent, 65);
 
 /**
  * @generated from message caisson.agent.v1.ConsoleTools
@@ -1873,7 +1929,7 @@ export type ConsoleTools = Message<"caisson.agent.v1.ConsoleTools"> & {
  * Use `create(ConsoleToolsSchema)` to create a new message.
  */
 export const ConsoleToolsSchema: GenMessage<ConsoleTools> = /*@__PURE__*/
-  messageDesc(file_caisson_agent_v1_agent, 65);
+  messageDesc(file_caisson_agent_v1_agent, 66);
 
 /**
  * @generated from enum caisson.agent.v1.StreamKind
