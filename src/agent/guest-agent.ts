@@ -78,7 +78,8 @@ export class GuestAgent {
 
   /**
    * Accepts the guest's connection, answers its hello, connects to its services.
-   * @throws the signal's reason, or ERR_STATE when the agent speaks another protocol version.
+   * @throws the signal's reason; ERR_STATE when the agent speaks another protocol version, ERR_UNAVAILABLE when it has
+   *   closed its connection.
    */
   static async connect(init: GuestAgentInit, signal: AbortSignal): Promise<GuestAgent> {
     const hostSide = await init.transport.accept(signal);
@@ -87,7 +88,10 @@ export class GuestAgent {
       limits: GUEST_LIMITS,
     });
     try {
-      const hello = await untilAborted(greeting.hello, signal);
+      const gone = served.closed.then((): never => {
+        throw new SandboxError("ERR_UNAVAILABLE", "the guest's agent closed its connection before its hello");
+      });
+      const hello = await untilAborted(Promise.race([greeting.hello, gone]), signal);
       const guestSide = await init.transport.dial(AGENT_PORT, signal);
       return new GuestAgent(
         init,

@@ -53,7 +53,7 @@ export function printable(text: string): string {
       .replace(/\u001b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])/g, "")
       .replace(/\r\n?/g, "\n")
       // biome-ignore lint/suspicious/noControlCharactersInRegex: see above
-      .replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, "")
+      .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "")
   );
 }
 

@@ -1,5 +1,5 @@
 /** Addresses of interfaces: struct ifaddrmsg (8 bytes) and IFA_*, linux/if_addr.h. */
-import { attrBytes, attrU32, concat, parseAttributes, readU32, viewOf } from "./attribute.ts";
+import { attrBytes, attrU32, concat, headerView, parseAttributes, readU32, viewOf } from "./attribute.ts";
 import { AF_UNSPEC, familyOf, formatIp, parseCidr, parseIp } from "./ip-address.ts";
 import { type NetlinkRequest, Nlm } from "./message.ts";
 
@@ -34,7 +34,7 @@ export interface Address {
 
 /** The message payload of RTM_NEWADDR or RTM_DELADDR. */
 export function parseAddress(payload: Uint8Array): Address {
-  const view = viewOf(payload);
+  const view = headerView(payload, IFADDRMSG, "an address");
   const attributes = parseAttributes(payload, IFADDRMSG);
   const prefix = payload[1] ?? 0;
   const address = attributes.get(Ifa.Address) ?? new Uint8Array(0);

@@ -6,6 +6,8 @@
  * Writing is by composition: each function returns the bytes of one attribute, `concat` joins them.
  */
 
+import { SandboxError } from "../base/errors.ts";
+
 /** NLA_F_NESTED, linux/netlink.h: the value is a list of attributes. */
 const NLA_F_NESTED = 0x8000;
 /** NLA_TYPE_MASK, linux/netlink.h: without NLA_F_NESTED and NLA_F_NET_BYTEORDER. */
@@ -34,6 +36,17 @@ export function concat(...parts: readonly Uint8Array[]): Uint8Array {
 
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** A view of a message that begins with a header of `bytes` bytes. @throws SandboxError ERR_PROTOCOL when it is shorter */
+export function headerView(payload: Uint8Array, bytes: number, what: string): DataView {
+  if (payload.length < bytes) {
+    throw new SandboxError(
+      "ERR_PROTOCOL",
+      `a netlink message about ${what} has only ${payload.length} bytes`,
+    );
+  }
+  return viewOf(payload);
 }
 
 /** One attribute with the bytes `value`. Precondition: value shorter than 64 KiB - 4. */

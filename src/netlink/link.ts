@@ -7,6 +7,7 @@ import {
   attrU8,
   attrU32,
   concat,
+  headerView,
   nested,
   parseAttributes,
   readS32,
@@ -118,7 +119,7 @@ function ifinfomsg(index: number, flags = 0, change = 0, family = AF_UNSPEC): Ui
 
 /** The message payload of RTM_NEWLINK or RTM_DELLINK. */
 export function parseLink(payload: Uint8Array): Link {
-  const view = viewOf(payload);
+  const view = headerView(payload, IFINFOMSG, "a link");
   const attributes = parseAttributes(payload, IFINFOMSG);
   const info = nested(attributes, Ifla.LinkInfo);
   return {

@@ -1,5 +1,5 @@
 /** Neighbour entries: struct ndmsg (12 bytes) and NDA_*, linux/neighbour.h. */
-import { attrBytes, concat, parseAttributes, viewOf } from "./attribute.ts";
+import { attrBytes, concat, headerView, parseAttributes, viewOf } from "./attribute.ts";
 import { AF_UNSPEC, familyOf, formatIp, formatMac, parseIp, parseMac } from "./ip-address.ts";
 import { type NetlinkRequest, Nlm } from "./message.ts";
 
@@ -28,7 +28,7 @@ export interface Neighbour {
 
 /** The message payload of RTM_NEWNEIGH or RTM_DELNEIGH. */
 export function parseNeighbour(payload: Uint8Array): Neighbour {
-  const view = viewOf(payload);
+  const view = headerView(payload, NDMSG, "a neighbour");
   const attributes = parseAttributes(payload, NDMSG);
   const address = attributes.get(Nda.Destination);
   return {

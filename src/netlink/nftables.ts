@@ -143,9 +143,9 @@ export function parseChain(payload: Uint8Array): ChainInfo {
   const hook = nested(attributes, NftaChain.Hook);
   const counters = nested(attributes, NftaChain.Counters);
   const be32 = (value: Uint8Array | undefined) =>
-    value === undefined ? undefined : viewOf(value).getUint32(0, false);
+    value === undefined || value.length < 4 ? undefined : viewOf(value).getUint32(0, false);
   const be64 = (value: Uint8Array | undefined) =>
-    value === undefined ? 0 : Number(viewOf(value).getBigUint64(0, false));
+    value === undefined || value.length < 8 ? 0 : Number(viewOf(value).getBigUint64(0, false));
   return {
     family: payload[0] ?? 0,
     table: readString(attributes, NftaChain.Table) ?? "",

@@ -57,7 +57,7 @@ export function parseAcknowledgement(message: NetlinkMessage): { errno: number; 
   if (message.type === NLMSG_ERROR) {
     // The request follows: its header alone when it was capped or succeeded, else whole.
     const capped = (flags & Nlm.Capped) !== 0 || payload.length < 8;
-    offset += capped ? NLMSG_HEADER : align4(view.getUint32(4, true));
+    offset += capped ? NLMSG_HEADER : align4(Math.min(view.getUint32(4, true), payload.length));
   }
   const attributes = parseAttributes(payload, offset);
   const text = readString(attributes, ExtAck.Message);

@@ -6,6 +6,7 @@ import {
   attrPlainNest,
   attrU32,
   concat,
+  headerView,
   nested,
   parseAttributes,
   readU32,
@@ -88,7 +89,7 @@ export interface Route {
 
 /** The message payload of RTM_NEWROUTE or RTM_DELROUTE. */
 export function parseRoute(payload: Uint8Array): Route {
-  const view = viewOf(payload);
+  const view = headerView(payload, RTMSG, "a route");
   const attributes = parseAttributes(payload, RTMSG);
   const flags = view.getUint32(8, true);
   const destination = attributes.get(Rta.Destination);

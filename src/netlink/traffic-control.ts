@@ -4,6 +4,7 @@ import {
   attrPlainNest,
   attrString,
   concat,
+  headerView,
   nested,
   parseAttributes,
   readString,
@@ -120,7 +121,7 @@ export function setRootQdisc(index: number, kind: string, label: string): Netlin
 
 /** The message payload of RTM_NEWQDISC or RTM_DELQDISC. */
 export function parseQdisc(payload: Uint8Array): Qdisc {
-  const view = viewOf(payload);
+  const view = headerView(payload, TCMSG, "a queueing discipline");
   const attributes = parseAttributes(payload, TCMSG);
   return {
     index: view.getInt32(4, true),
@@ -197,7 +198,7 @@ export function dumpFilters(index: number, parent: number): NetlinkRequest {
 
 /** The message payload of RTM_NEWTFILTER or RTM_DELTFILTER. */
 export function parseFilter(payload: Uint8Array): Filter {
-  const view = viewOf(payload);
+  const view = headerView(payload, TCMSG, "a filter");
   const attributes = parseAttributes(payload, TCMSG);
   return {
     index: view.getInt32(4, true),

@@ -3,6 +3,7 @@
  * of the document passes through to the guest unchanged.
  */
 import { SandboxError } from "../base/errors.ts";
+import { specShape } from "./spec-shape.ts";
 
 export interface OciMount {
   destination: string;
@@ -90,9 +91,6 @@ export interface OciSpec {
   [key: string]: unknown;
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-
 /**
  * Parses config.json.
  * @param origin names the file in errors.
@@ -105,38 +103,8 @@ export function parseSpec(text: string, origin: string): OciSpec {
   } catch (error) {
     throw new SandboxError("ERR_SPEC", `${origin} is not valid JSON`, { cause: error });
   }
-  const bad = (where: string, expected: string): never => {
-    throw new SandboxError("ERR_SPEC", `${origin}: ${where} must be ${expected}`);
-  };
-  if (!isObject(value)) return bad("the document", "an object");
-  for (const key of ["process", "root", "linux", "annotations"] as const) {
-    if (value[key] !== undefined && value[key] !== null && !isObject(value[key])) bad(key, "an object");
-    if (value[key] === null) delete value[key];
-  }
-  const spec = value as OciSpec;
-  if (spec.root !== undefined && typeof spec.root.path !== "string") bad("root.path", "a string");
-  if (spec.mounts !== undefined && spec.mounts !== null) checkMounts(spec.mounts, bad);
-  if (spec.linux?.namespaces !== undefined && !Array.isArray(spec.linux.namespaces)) {
-    bad("linux.namespaces", "an array");
-  }
-  for (const [key, annotation] of Object.entries(spec.annotations ?? {})) {
-    if (typeof annotation !== "string") bad(`annotations["${key}"]`, "a string");
-  }
-  return spec;
-}
-
-function checkMounts(mounts: unknown, bad: (where: string, expected: string) => never): void {
-  if (!Array.isArray(mounts)) bad("mounts", "an array");
-  for (const [index, mount] of (mounts as unknown[]).entries()) {
-    if (!isObject(mount)) {
-      bad(`mounts[${index}]`, "an object");
-      continue;
-    }
-    if (typeof mount.destination !== "string" || !mount.destination.startsWith("/")) {
-      bad(`mounts[${index}].destination`, "an absolute path");
-    }
-    if (mount.options !== undefined && mount.options !== null && !Array.isArray(mount.options)) {
-      bad(`mounts[${index}].options`, "an array of strings");
-    }
-  }
+  specShape(value, "", (at, expected) => {
+    throw new SandboxError("ERR_SPEC", `${origin}: ${at} must be ${expected}`);
+  });
+  return value as OciSpec;
 }

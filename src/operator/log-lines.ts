@@ -54,7 +54,8 @@ export function formatRecord(record: LogRecord, paint: Paint): string {
       ([key, value]) =>
         `${key}=${typeof value === "string" && /^[^\s"]+$/.test(value) ? value : JSON.stringify(value)}`,
     );
-  const level = record.component === "console" ? "" : record.level;
+  const component = printable(record.component);
+  const level = component === "console" ? "" : printable(record.level);
   const painted =
     level === "error"
       ? paint("red", level.padEnd(5))
@@ -64,15 +65,16 @@ export function formatRecord(record: LogRecord, paint: Paint): string {
   const body = [printable(record.message), paint("dim", printable(fields.join(" ")))].filter(
     (part) => part !== "",
   );
-  return `${paint("dim", time)} ${record.component.padEnd(9)} ${painted} ${body.join("  ")}`.trimEnd();
+  return `${paint("dim", time)} ${component.padEnd(9)} ${painted} ${body.join("  ")}`.trimEnd();
 }
 
-/** Control characters, other than the tab, as Unicode's pictures of them. */
+/** Control characters, other than the tab, as Unicode's pictures of them; those of C1 as the one of DEL. */
 function printable(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
-  return text.replace(/[\x00-\x08\x0a-\x1f\x7f]/g, (char) =>
-    char === "\x7f" ? "\u2421" : String.fromCharCode(0x2400 + char.charCodeAt(0)),
-  );
+  return text.replace(/[\x00-\x08\x0a-\x1f\x7f-\x9f]/g, (char) => {
+    const code = char.charCodeAt(0);
+    return code < 0x20 ? String.fromCharCode(0x2400 + code) : "\u2421";
+  });
 }
 
 /** A log file that is read on as it grows, across its renaming to `<path>.1`. */

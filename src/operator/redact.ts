@@ -65,7 +65,7 @@ export function redactConfigText(text: string): string {
 
 /** "https://user:secret@host" keeps its host. Pure. */
 export const redactUrl = (text: string): string =>
-  text.replace(/(\w+:\/\/)[^/\s:@]+(:[^/\s@]*)?@/g, `$1${REDACTED}@`);
+  text.replace(/(\b\w+:\/\/)[^/\s:@]+(:[^/\s@]*)?@/g, `$1${REDACTED}@`);
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);

@@ -127,7 +127,7 @@ async function* fileContent(path: string, size: number): AsyncGenerator<Buffer, 
 
 // ---- reading
 
-/** Undefined for a block of zeros, which ends an archive. @throws ERR_PROTOCOL for a wrong checksum. Pure. */
+/** Undefined for a block of zeros, which ends an archive. @throws ERR_PROTOCOL for a wrong checksum or number. Pure. */
 export function decodeHeader(block: Buffer): TarHeader | undefined {
   if (block.every((byte) => byte === 0)) return undefined;
   const text = (offset: number, length: number) => {
@@ -151,6 +151,16 @@ export function decodeHeader(block: Buffer): TarHeader | undefined {
 }
 
 function readNumber(block: Buffer, offset: number, length: number): number {
+  const number = numberAt(block, offset, length);
+  if (Number.isSafeInteger(number) && number >= 0) return number;
+  throw new SandboxError(
+    "ERR_PROTOCOL",
+    "the guest sent a tar archive with a size, time or owner that is none",
+  );
+}
+
+/** Octal text, or with the first bit set a number in base 256. NaN for neither. */
+function numberAt(block: Buffer, offset: number, length: number): number {
   if (((block[offset] ?? 0) & 0x80) === 0)
     return Number.parseInt(
       block.toString("latin1", offset, offset + length).replace(/[\0 ].*$/s, "") || "0",

@@ -112,7 +112,8 @@ function excerpt(line: string): string {
 export class MessageSplitter {
   readonly #limit: number;
   readonly #decoder = new TextDecoder();
-  #parts: Uint8Array[] = [];
+  /** The beginning of the line; grows by doubling, however small the pieces are in which a line comes. */
+  #held = new Uint8Array(0);
   #length = 0;
 
   constructor(limit: number = MESSAGE_LIMIT_BYTES) {
@@ -124,44 +125,45 @@ export class MessageSplitter {
     const lines: string[] = [];
     let start = 0;
     for (let end = chunk.indexOf(0x0a); end !== -1; end = chunk.indexOf(0x0a, start)) {
-      this.#keep(chunk.subarray(start, end));
-      const line = this.#take().trim();
+      const line = this.#take(chunk.subarray(start, end)).trim();
       if (line !== "") lines.push(line);
       start = end + 1;
     }
-    this.#keep(chunk.slice(start));
+    this.#keep(chunk.subarray(start));
     return lines;
   }
 
   #keep(part: Uint8Array): void {
-    this.#length += part.byteLength;
-    if (this.#length > this.#limit) {
+    if (part.length === 0) return;
+    const length = this.#checkedLength(part);
+    if (length > this.#held.length) {
+      const larger = new Uint8Array(Math.min(this.#limit, Math.max(length, 2 * this.#held.length)));
+      larger.set(this.#held.subarray(0, this.#length));
+      this.#held = larger;
+    }
+    this.#held.set(part, this.#length);
+    this.#length = length;
+  }
+
+  /** The line that ends with `part`. */
+  #take(part: Uint8Array): string {
+    this.#checkedLength(part);
+    if (this.#length === 0) return this.#decoder.decode(part);
+    this.#keep(part);
+    const text = this.#decoder.decode(this.#held.subarray(0, this.#length));
+    this.#held = new Uint8Array(0);
+    this.#length = 0;
+    return text;
+  }
+
+  #checkedLength(part: Uint8Array): number {
+    const length = this.#length + part.length;
+    if (length > this.#limit) {
       throw new SandboxError(
         "ERR_FRAME_TOO_LARGE",
         `QEMU sent a QMP message of more than ${this.#limit} bytes`,
       );
     }
-    if (part.byteLength > 0) this.#parts.push(part);
+    return length;
   }
-
-  #take(): string {
-    const [only] = this.#parts;
-    const text =
-      this.#parts.length === 1 && only !== undefined
-        ? this.#decoder.decode(only)
-        : this.#decoder.decode(concat(this.#parts, this.#length));
-    this.#parts = [];
-    this.#length = 0;
-    return text;
-  }
-}
-
-function concat(parts: readonly Uint8Array[], length: number): Uint8Array {
-  const whole = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.byteLength;
-  }
-  return whole;
 }

@@ -225,9 +225,16 @@ async function connect(
       controller.signal,
     );
   } catch (error) {
-    throw controller.signal.aborted && controller.signal.reason instanceof SandboxError
-      ? controller.signal.reason
-      : error;
+    if (controller.signal.aborted && controller.signal.reason instanceof SandboxError) {
+      throw controller.signal.reason;
+    }
+    if (!(error instanceof SandboxError) || error.code !== "ERR_UNAVAILABLE") throw error;
+    // A guest that panics takes its connection along first.
+    const waited = new Promise<SandboxError>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, error));
+    const { message } = await Promise.race([crashed, waited]);
+    throw new SandboxError("ERR_BOOT", withOutput(`the guest did not boot: ${message}`, vm), {
+      cause: error,
+    });
   } finally {
     clearTimeout(timer);
     signal.removeEventListener("abort", forward);

@@ -62,12 +62,13 @@ function overheadBytes(annotations: Readonly<Record<string, string>>): number | 
 
 /** JSON of the CRI message LinuxContainerResources. */
 function crioLimits(json: string): WorkloadLimits | undefined {
-  let value: Record<string, unknown>;
+  let value: Record<string, unknown> | null;
   try {
-    value = JSON.parse(json) as Record<string, unknown>;
+    value = JSON.parse(json) as Record<string, unknown> | null;
   } catch {
     return undefined;
   }
+  if (value === null) return undefined;
   return {
     cpus: quotaCpus(positive(value.cpu_quota), positive(value.cpu_period)),
     memoryBytes: positive(value.memory_limit_in_bytes),
