@@ -53,7 +53,13 @@ export function contents(root: string, init: ContentsInit): Entry[] {
     { path: `${LIBRARY}/guest/agent`, data: read("dist/guest/agent"), mode: 0o755 },
     ...(init.withNode ? [nodeProgram()] : []),
     file("/usr/share/caisson/defaults/configuration.toml", "configs/configuration.toml"),
-    ...dropIns(root).map((path) => file(`/usr/share/caisson/${path}`, `configs/${path}`)),
+    ...dropIns(root).map(
+      (path): Entry => ({
+        path: `/usr/share/caisson/${path}`,
+        data: read(`configs/${path}`),
+        mode: path.endsWith(".sh") ? 0o755 : 0o644,
+      }),
+    ),
     file(
       "/usr/lib/systemd/system/caisson-osbuilder-generate.service",
       "configs/systemd/caisson-osbuilder-generate.service",
@@ -74,9 +80,9 @@ export function contents(root: string, init: ContentsInit): Entry[] {
   ];
 }
 
-/** Configuration for containerd and CRI-O, which their administrators copy or import. */
+/** Configuration for containerd, CRI-O and Kubernetes, which their administrators copy, import or apply. */
 function dropIns(root: string): string[] {
-  return ["containerd", "crio"].flatMap((engine) => {
+  return ["containerd", "crio", "kubernetes"].flatMap((engine) => {
     const dir = join(root, "configs", engine);
     return existsSync(dir) ? readdirSync(dir).map((name) => `${engine}/${name}`) : [];
   });

@@ -155,7 +155,8 @@ export async function startContainerd(init: ContainerdInit): Promise<Containerd>
   return containerd;
 }
 
-function binariesOf(version: ContainerdVersion): string {
+/** Directory of the programs of a version. */
+export function binariesOf(version: ContainerdVersion): string {
   if (version !== "system") return join(repositoryRoot, `.cache/containerd-${version}/usr/bin`);
   const found = ["/usr/bin", "/usr/local/bin"].find((dir) => existsSync(join(dir, "containerd")));
   if (found === undefined) throw new Error("containerd is not installed: run npm run setup");

@@ -10,6 +10,8 @@ import { sum } from "../sandbox-view.ts";
 import { absolutePath } from "./config.ts";
 
 const MIB = 1 << 20;
+/** Nodes with it are those that the installer in configs/kubernetes serves. */
+const NODE_LABEL = "caisson.io/node";
 
 export async function runOverhead(args: Arguments, host: OperatorHost): Promise<number> {
   if (process.getuid?.() !== 0)
@@ -57,6 +59,9 @@ overhead:
   podFixed:
     memory: ${memory}
     cpu: ${cpu}
+scheduling:
+  nodeSelector:
+    ${NODE_LABEL}: "true"
 `;
 }
 
