@@ -72,3 +72,17 @@ export function hasControl(text: string, allowed = "\t"): boolean {
   }
   return false;
 }
+
+/**
+ * An input that begins with a name: the line of the name, then the rest. A name that is none of `names` (it was changed)
+ * stands for one of them all the same.
+ */
+export function namedInput(input: Uint8Array, names: readonly string[]): { name: string; rest: Uint8Array } {
+  const end = input.indexOf(0x0a);
+  const word = textOf(input.subarray(0, Math.max(end, 0)));
+  const sum = word.split("").reduce((total, character) => total + character.charCodeAt(0), 0);
+  return {
+    name: names.includes(word) ? word : (names[sum % names.length] ?? ""),
+    rest: input.subarray(end + 1),
+  };
+}

@@ -72,15 +72,16 @@ const frame = (type: FrameType, payload?: Uint8Array) => Buffer.from(encodeFrame
 const text = (value: string) => new TextEncoder().encode(value);
 
 export function sampleMessages(save: Save): void {
-  agent.file_caisson_agent_v1_agent.messages.forEach((message, index) => {
+  agent.file_caisson_agent_v1_agent.messages.forEach((message) => {
     const bytes = toBinary(message, sample(message));
-    if (bytes.length > 40) save("guest-messages", message.name, Buffer.concat([Buffer.of(index), bytes]));
+    if (bytes.length > 40)
+      save("guest-messages", message.name, Buffer.concat([text(`${message.name}\n`), bytes]));
   });
   const network = sample(agent.ApplyNetworkRequestSchema);
   save("guest-network", "full", toBinary(agent.ApplyNetworkRequestSchema, network as never));
-  Task.methods.forEach((method, index) => {
+  Task.methods.forEach((method) => {
     const bytes = toBinary(method.input, sample(method.input));
-    save("task-requests", method.name, Buffer.concat([Buffer.of(index), bytes]));
+    save("task-requests", method.name, Buffer.concat([text(`${method.name}\n`), bytes]));
   });
   const create = toBinary(Task.method.create.input, sample(Task.method.create.input) as never);
   const request = { service: Task.typeName, method: "Create", payload: create, timeoutNano: 5_000_000_000n };

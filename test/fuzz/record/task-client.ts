@@ -52,8 +52,11 @@ export async function recordTaskClient(save: Save): Promise<void> {
       save("ttrpc-server", `go-${verb}`, Buffer.concat(recording.received));
       save("ttrpc-request", `go-${verb}`, frame.data);
       const request = decodeRequest(frame.data);
-      const method = Task.methods.findIndex(({ name }) => name === request.method);
-      save("task-requests", `go-${verb}`, Buffer.concat([Buffer.of(method), request.payload]));
+      save(
+        "task-requests",
+        `go-${verb}`,
+        Buffer.concat([Buffer.from(`${request.method}\n`), request.payload]),
+      );
     }
   } finally {
     await new Promise((resolve) => server.close(resolve));

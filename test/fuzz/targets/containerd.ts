@@ -14,7 +14,7 @@ import { inputPath, outputTarget } from "../../../src/runtime/stdio/target.ts";
 import { checkIdentifier, parseShimArguments } from "../../../src/shim/arguments.ts";
 import { bootstrapParams, runtimeConfigPath } from "../../../src/shim/bootstrap.ts";
 import { podConfig, podSpec, resolvConf } from "../../../src/shim/pod-config.ts";
-import { must, shapeOf, type Target, textOf } from "../target.ts";
+import { must, namedInput, shapeOf, type Target, textOf } from "../target.ts";
 
 const LIMITS = { baseCpus: 1, maxCpus: 8, baseMemoryMiB: 256, maxMemoryMiB: 4096 };
 
@@ -120,14 +120,17 @@ const pod: Target = {
   },
 };
 
-/** The requests of the Task service, one method after the other by the first byte. */
 const task: Target = {
   name: "task-requests",
-  about: "the messages of containerd.task.v2.Task; the first byte picks the method",
+  about: "the messages of containerd.task.v2.Task; the first line names the method",
   format: "bytes",
   async run(input) {
     const { serviceHandlers } = await import("../../../src/ttrpc/index.ts");
-    const method = Task.methods[(input[0] ?? 0) % Task.methods.length];
+    const { name, rest } = namedInput(
+      input,
+      Task.methods.map((candidate) => candidate.name),
+    );
+    const method = Task.methods.find((candidate) => candidate.name === name);
     must(method !== undefined, "no method");
     let shape = "";
     const handlers = {
@@ -140,7 +143,7 @@ const task: Target = {
     };
     const service = serviceHandlers(Task, handlers);
     const context = { service: "", method: "", metadata: new Map(), signal: new AbortController().signal };
-    await service.methods.get(method.name)?.(input.subarray(1), { ...context, deadline: undefined });
+    await service.methods.get(method.name)?.(rest, { ...context, deadline: undefined });
     return `${method.name} ${shape}`;
   },
 };

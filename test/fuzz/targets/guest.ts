@@ -26,7 +26,7 @@ import * as own from "../../../guest-agent/src/proto/messages.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
 import * as generated from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import type { Link } from "../../../src/netlink/link.ts";
-import { must, shapeOf, type Target, textOf } from "../target.ts";
+import { must, namedInput, shapeOf, type Target, textOf } from "../target.ts";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -57,18 +57,21 @@ const messages: readonly DescMessage[] = generated.file_caisson_agent_v1_agent.m
 
 const protobuf: Target = {
   name: "guest-messages",
-  about: "the agent's own protobuf decoder against protobuf-es; the first byte picks the message",
+  about: "the agent's own protobuf decoder against protobuf-es; the first line names the message",
   format: "bytes",
   // Its callers turn whatever it throws into InvalidArgument (src/ttrpc/service.ts).
   refuses: (error) =>
     error instanceof Error && !(error instanceof assert.AssertionError) && isMalformed(error),
   async run(input) {
     tables ??= loadTables();
-    const message = messages[(input[0] ?? 0) % messages.length];
+    const { name, rest: bytes } = namedInput(
+      input,
+      messages.map((message) => message.name),
+    );
+    const message = messages.find((candidate) => candidate.name === name);
     must(message !== undefined, "no message");
     const schema = (await tables).get(`${message.name}Schema`);
     must(schema !== undefined, `no table of ${message.name}`);
-    const bytes = input.subarray(1);
     const decoded = own.fromBinary(schema, bytes);
     // protobuf-es does not look at wire types, so that the two are compared on what it has written itself.
     const theirs = fromBinary(message, bytes, { readUnknownFields: false });

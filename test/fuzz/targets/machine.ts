@@ -77,6 +77,10 @@ const qmpClient: Target = {
         .join();
       client.close();
       await client.closed;
+    } catch (error) {
+      // An answer that comes before its command is none, so that this is not for the input alone to decide.
+      if (!(error instanceof SandboxError) || error.code === "ERR_INTERNAL") throw error;
+      outcome = refusalKind(error);
     } finally {
       near.destroy();
       await Promise.all([drained, fed]);

@@ -73,11 +73,16 @@ const journal: Target = {
   run(input) {
     const records = parseJournal(textOf(input));
     const text = records.map((record, index) => `${JSON.stringify({ add: index, record })}\n`).join("");
-    assert.deepEqual(parseJournal(text), records, "other records when written again");
+    // Through JSON: a number beyond all others becomes null, in the part that is passed on as it is.
+    const written = JSON.parse(JSON.stringify(records)) as unknown;
+    assert.deepEqual(parseJournal(text), written, "other records when written again");
     for (const record of records) {
       if (record.kind === "process") must(record.pid > 1, "a pid of nobody or of init");
       if ("path" in record) {
-        must(/^\/[^/]+\/+[^/]/.test(record.path), `${record.path} is not ours to remove`);
+        must(
+          record.path.split("/").filter((part) => part !== "").length > 1,
+          `${record.path} is not ours to remove`,
+        );
         must(!record.path.split("/").includes(".."), `${record.path} leads elsewhere`);
       }
     }

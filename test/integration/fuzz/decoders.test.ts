@@ -1,20 +1,22 @@
-/** A short campaign over every decoder of outside data (docs/fuzzing.md), another one in each run. */
+/** A short campaign over every decoder of outside data (docs/fuzzing.md). */
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { isFailure, runCampaign } from "../../fuzz/campaign.ts";
 import { saveCrash } from "../../fuzz/corpus.ts";
-import { describeFailure, newSeed } from "../../fuzz/report.ts";
+import { describeFailure } from "../../fuzz/report.ts";
 import type { Failure, Summary } from "../../fuzz/session.ts";
 import { targets } from "../../fuzz/targets/index.ts";
 
 /** For each target, after its corpus. */
 const SECONDS = 0.5;
 
-const seed = newSeed();
+/** The same in every run, so that a run fails for what was changed; `npm run fuzz` takes new ones. */
+const SEED = 1;
+
 const results = new Map<string, Summary | Failure>();
 const campaign = runCampaign({
   chosen: targets,
-  seed,
+  seed: SEED,
   secondsEach: SECONDS,
   onResult: (result) => results.set(result.target, result),
 });
