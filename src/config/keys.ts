@@ -101,14 +101,6 @@ const hypervisorKeys = {
     unit: "MiB",
     doc: "Memory to which a machine can grow. 0 means as much as the host has.",
   }),
-  memory_slots: integer({
-    kata: true,
-    annotation: true,
-    fallback: 10,
-    min: 1,
-    max: 255,
-    doc: "How many times memory can be added to a running machine.",
-  }),
   enable_hugepages: bool({
     kata: true,
     fallback: false,

@@ -48,10 +48,8 @@ export interface VmConfig {
   /** vCPUs that may be plugged later; at least `cpus`. */
   readonly maxCpus: number;
   readonly memoryMiB: number;
-  /** Memory including what may be plugged later; at least `memoryMiB`. */
+  /** Memory including what may be added later; at least `memoryMiB`. */
   readonly maxMemoryMiB: number;
-  /** Number of memory modules that may be plugged; used when maxMemoryMiB exceeds memoryMiB. */
-  readonly memorySlots: number;
   /** Guest memory from huge pages of the host. */
   readonly hugepages?: boolean;
   /** All guest memory is taken from the host at start. */
@@ -110,7 +108,7 @@ export interface Hotplug {
   plugBlock(block: BlockConfig, signal: AbortSignal): Promise<PluggedDevice>;
   unplugBlock(block: PluggedDevice, signal: AbortSignal): Promise<void>;
   addCpus(count: number, signal: AbortSignal): Promise<number>;
-  addMemory(sizeMiB: number, signal: AbortSignal): Promise<void>;
+  setAddedMemory(sizeMiB: number, signal: AbortSignal): Promise<void>;
 }
 
 /** A VMM process. Disposing it kills the VM at once: a guest that should end in order is told so beforehand. */

@@ -181,7 +181,6 @@ function launch(init: HostMachineInit, parts: LaunchParts, tscKhz: number | unde
       maxCpus: maxSize.cpus,
       memoryMiB: size.memoryMiB,
       maxMemoryMiB: maxSize.memoryMiB,
-      memorySlots: hypervisor.memorySlots,
       hugepages: hypervisor.enableHugepages,
       preallocate: hypervisor.enableMemPrealloc,
       kernel: paths.kernel,

@@ -10,8 +10,8 @@ import { traced } from "../base/trace.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
 import { type BlockPlan, withGuestDevices } from "../oci/devices.ts";
-import type { BindPlan, MemoryPlan } from "../oci/rewrite.ts";
-import type { OciSpec } from "../oci/spec.ts";
+import { type BindPlan, guestResources, type MemoryPlan } from "../oci/rewrite.ts";
+import type { OciResources, OciSpec } from "../oci/spec.ts";
 import type { RootfsMount, SharedTree } from "../resources/share/shared-tree.ts";
 import { type BootInit, bootMachine, type Machine, type MachineDeps } from "./boot.ts";
 import { Container } from "./container.ts";
@@ -19,6 +19,7 @@ import { ContainerProcess, type ProcessExit } from "./container-process.ts";
 import { guestProcess } from "./guest-process.ts";
 import { pauseProcess } from "./pause-process.ts";
 import { type DiskNumbers, PodDisks } from "./pod-disks.ts";
+import { PodSize, type PodSizeInit } from "./pod-size.ts";
 import { PodVolumes } from "./pod-volumes.ts";
 import { nextSandboxState, type SandboxEvent, type SandboxState } from "./sandbox-state.ts";
 import type { StdioSpec } from "./stdio/open.ts";
@@ -38,6 +39,7 @@ export interface SandboxInit {
   readonly namespace: string;
   readonly workspace: WorkspaceInit;
   readonly boot: Omit<BootInit, "workspace" | "onEvent">;
+  readonly size: Pick<PodSizeInit, "boot" | "limits">;
   readonly observer: SandboxObserver;
   readonly log: Log;
 }
@@ -72,6 +74,7 @@ export class Sandbox {
   #workspace: Workspace | undefined;
   #volumes: PodVolumes | undefined;
   readonly #disks: PodDisks;
+  readonly #size: PodSize;
   #ready: Promise<Machine> | undefined;
   #machine: Machine | undefined;
   #loss: SandboxError | undefined;
@@ -83,6 +86,7 @@ export class Sandbox {
     this.#deps = deps;
     this.#init = init;
     this.#disks = new PodDisks({ log: init.log, machine: () => this.machine() });
+    this.#size = new PodSize({ ...init.size, log: init.log, machine: () => this.machine() });
   }
 
   get state(): SandboxState {
@@ -188,6 +192,19 @@ export class Sandbox {
     return process;
   }
 
+  /**
+   * Changes the limits of a container, and the machine's size with them where that is too small.
+   * @throws ERR_EXHAUSTED, ERR_HOST when it cannot become large enough; nothing has changed then.
+   */
+  async updateContainer(id: string, resources: OciResources): Promise<void> {
+    const { agent } = await this.machine();
+    // The pause container has nothing to limit.
+    if (!this.container(id).inGuest) return;
+    const guest = guestResources(resources);
+    const resourcesJson = new TextEncoder().encode(JSON.stringify(guest));
+    await this.#size.update(id, guest, () => agent.calls.updateContainer({ containerId: id, resourcesJson }));
+  }
+
   /** Deletes an exited process; for an init process the container goes too. @returns how it had ended. */
   async deleteProcess(containerId: string, execId: string): Promise<ProcessExit> {
     const container = this.container(containerId);
@@ -238,6 +255,8 @@ export class Sandbox {
       for (const block of guest.blocks)
         numbers.push(await traced("disk attach", () => this.#disks.attach(block, undo)));
       const spec = withGuestDevices(volumes.spec, guest.blocks, numbers);
+      await this.#size.admit(request.id, spec.linux?.resources);
+      undo.defer("room", () => void this.#size.release(request.id));
       await agent.calls.createContainer({
         containerId: request.id,
         specJson: new TextEncoder().encode(JSON.stringify(spec)),

@@ -1,9 +1,10 @@
 /**
  * How large the machine is made: a base for the guest itself plus what the pod (its annotations) or, without a pod,
  * the single container (its OCI resources) may use. Where nothing limits the workload, the base alone. A RuntimeClass
- * that declares more for the pod than the base raises the base.
+ * that declares more for the pod than the base raises the base. How large it becomes: the base plus what its containers
+ * may use (pod-size.ts).
  */
-import type { OciSpec } from "../oci/spec.ts";
+import type { OciResources, OciSpec } from "../oci/spec.ts";
 
 export interface MachineSize {
   readonly cpus: number;
@@ -17,7 +18,7 @@ export interface SizeLimits {
   readonly maxMemoryMiB: number;
 }
 
-interface WorkloadLimits {
+export interface WorkloadLimits {
   /** Whole and partial cpus; undefined for no limit. */
   readonly cpus: number | undefined;
   readonly memoryBytes: number | undefined;
@@ -27,20 +28,42 @@ const MIB = 1 << 20;
 
 /** The size within `limits` for the sandbox whose first container has `spec`. */
 export function machineSize(spec: OciSpec, limits: SizeLimits): MachineSize {
-  const workload = podLimits(spec.annotations ?? {}) ?? containerLimits(spec);
-  const cpus =
-    workload.cpus === undefined ? limits.baseCpus : Math.max(limits.baseCpus, Math.ceil(workload.cpus));
-  const extra = toMiB(workload.memoryBytes);
-  const base = Math.max(limits.baseMemoryMiB, toMiB(overheadBytes(spec.annotations ?? {})));
+  const workload = podLimits(spec.annotations ?? {}) ?? containerLimits(spec.linux?.resources);
+  const { cpus, memoryMiB } = sizeFor([workload], podSizeLimits(spec, limits));
+  return { cpus: Math.min(cpus, limits.maxCpus), memoryMiB: Math.min(memoryMiB, limits.maxMemoryMiB) };
+}
+
+/** Linux on x86 takes memory in blocks of this size (MIN_MEMORY_BLOCK_SIZE, arch/x86/mm/init_64.c). */
+export const MEMORY_BLOCK_MIB = 128;
+
+/** `limits` with the most memory that a machine started with `boot` can come to: whole blocks more than it has. */
+export function growthLimits(boot: MachineSize, limits: SizeLimits): SizeLimits {
+  const blocks = Math.floor((limits.maxMemoryMiB - boot.memoryMiB) / MEMORY_BLOCK_MIB);
+  return { ...limits, maxMemoryMiB: boot.memoryMiB + blocks * MEMORY_BLOCK_MIB };
+}
+
+/** `limits` with the base that the pod of `spec` has. */
+export function podSizeLimits(spec: OciSpec, limits: SizeLimits): SizeLimits {
+  const overhead = toMiB(overheadBytes(spec.annotations ?? {}));
+  return { ...limits, baseMemoryMiB: Math.max(limits.baseMemoryMiB, overhead) };
+}
+
+/** The size that containers with these limits need together, whether the machine may have it or not. */
+export function sizeFor(containers: readonly WorkloadLimits[], limits: SizeLimits): MachineSize {
+  const sum = (values: readonly (number | undefined)[]) =>
+    values.reduce<number>((total, value) => total + (value ?? 0), 0);
   return {
-    cpus: Math.min(cpus, limits.maxCpus),
+    cpus: Math.max(limits.baseCpus, Math.ceil(sum(containers.map(({ cpus }) => cpus)))),
     // An even number keeps memory blocks and huge pages aligned.
-    memoryMiB: Math.min(roundUp(base + extra, 2), limits.maxMemoryMiB),
+    memoryMiB: roundUp(
+      limits.baseMemoryMiB + toMiB(sum(containers.map(({ memoryBytes }) => memoryBytes))),
+      2,
+    ),
   };
 }
 
 const toMiB = (bytes: number | undefined): number => Math.ceil((bytes ?? 0) / MIB);
-const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
+export const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
 
 /** containerd pkg/cri/annotations and CRI-O pkg/annotations; undefined when neither runtime gave any. */
 function podLimits(annotations: Readonly<Record<string, string>>): WorkloadLimits | undefined {
@@ -75,8 +98,8 @@ function crioLimits(json: string): WorkloadLimits | undefined {
   };
 }
 
-function containerLimits(spec: OciSpec): WorkloadLimits {
-  const { cpu, memory } = spec.linux?.resources ?? {};
+export function containerLimits(resources: OciResources | undefined): WorkloadLimits {
+  const { cpu, memory } = resources ?? {};
   return {
     cpus: quotaCpus(positive(cpu?.quota), positive(cpu?.period)),
     memoryBytes: positive(memory?.limit),

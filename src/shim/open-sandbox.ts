@@ -16,7 +16,7 @@ import type { RootfsMount } from "../resources/share/shared-tree.ts";
 import { volumeKind } from "../resources/share/volume-kind.ts";
 import { hostMachineDeps, SHARED_TAG } from "../runtime/host-machine.ts";
 import { type NewContainer, Sandbox, type SandboxObserver } from "../runtime/sandbox.ts";
-import { machineSize, type SizeLimits } from "../runtime/sizing.ts";
+import { growthLimits, machineSize, podSizeLimits, type SizeLimits } from "../runtime/sizing.ts";
 import { readBundleSpec } from "./bundle.ts";
 import { removeLeftover } from "./delete.ts";
 import type { ShimLog } from "./shim-log.ts";
@@ -44,9 +44,9 @@ export function sandboxOpener(init: SandboxOpenerInit) {
     if (config.runtime.enableDebug) init.log.showDebug("everything");
     if (config.agent.enableDebug) init.log.showDebug("agent");
     for (const warning of config.warnings) init.log.warn({}, warning);
-    const limits = sizeLimits(config);
     const accel = chooseAccel(config, init.log);
-    const size = machineSize(spec, limits);
+    const size = machineSize(spec, sizeLimits(config));
+    const limits = growthLimits(size, podSizeLimits(spec, sizeLimits(config)));
     const netnsPath = networkNamespace(spec);
     const deps = hostMachineDeps(
       {
@@ -94,6 +94,7 @@ export function sandboxOpener(init: SandboxOpenerInit) {
         guestLogLevel: config.agent.enableDebug ? "debug" : "info",
         log: init.log,
       },
+      size: { boot: size, limits },
       observer,
       log: init.log,
     });

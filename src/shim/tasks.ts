@@ -7,7 +7,6 @@ import type { Log } from "../base/log.ts";
 import type { AsyncReleasable } from "../base/undo.ts";
 import type { Config } from "../config/index.ts";
 import { containerRole } from "../oci/annotations.ts";
-import { guestResources } from "../oci/rewrite.ts";
 import type { OciMount, OciProcess, OciResources, OciSpec } from "../oci/spec.ts";
 import type { RootfsMount } from "../resources/share/shared-tree.ts";
 import type { Container } from "../runtime/container.ts";
@@ -195,11 +194,7 @@ export class Tasks {
 
   async update(id: string, resources: OciResources): Promise<void> {
     assertAllowed("update", this.#container(id));
-    const { agent } = await this.#machineOf(id);
-    // The pause container has nothing to limit.
-    if (!this.#container(id).inGuest) return;
-    const json = new TextEncoder().encode(JSON.stringify(guestResources(resources)));
-    await agent.calls.updateContainer({ containerId: id, resourcesJson: json });
+    await this.#open().sandbox.updateContainer(id, resources);
   }
 
   async pause(id: string): Promise<void> {

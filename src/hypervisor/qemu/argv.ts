@@ -44,7 +44,6 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
       switch: "memory",
       sizeMiB: config.memoryMiB,
       maxMiB: config.maxMemoryMiB,
-      slots: config.memorySlots,
       backend: "ram",
       hugepages: config.hugepages === true,
       preallocate: config.preallocate === true,

@@ -9,25 +9,34 @@ import { SandboxError } from "../../base/errors.ts";
 import { timeoutMs } from "../../base/timeouts.ts";
 import { UndoStack } from "../../base/undo.ts";
 import type { JsonObject, QmpClient } from "../../qmp/index.ts";
-import type { BlockConfig, Hotplug, NicConfig, PluggedDevice, PluggedNic } from "../hypervisor.ts";
+import type { BlockConfig, Hotplug, NicConfig, PluggedDevice, PluggedNic, VmConfig } from "../hypervisor.ts";
 import { rootPortId } from "./argv.ts";
 import { deviceOptions, tapOptions } from "./switches.ts";
 
-/** Linux on x86 takes memory in blocks of this size (MIN_MEMORY_BLOCK_SIZE, arch/x86/mm/init_64.c). */
-export const MEMORY_BLOCK_MIB = 128;
+const MIB = 1024 * 1024;
+/** Name of the one virtio-mem device. */
+const MEMORY_DEVICE = "hotmem";
+
+/** What of the machine's configuration matters to what is plugged into it. */
+export type HotplugConfig = Pick<
+  VmConfig,
+  "rootPorts" | "memoryMiB" | "maxMemoryMiB" | "hugepages" | "preallocate"
+>;
 
 export class QemuHotplug implements Hotplug {
   readonly #qmp: QmpClient;
+  readonly #config: HotplugConfig;
   readonly #freePorts: string[];
   readonly #portOf = new Map<string, string>();
   #nics = 0;
   #disks = 0;
-  #modules = 0;
+  #hasMemoryDevice = false;
 
-  /** @param rootPorts as many as the machine was started with; nobody else may use them. */
-  constructor(qmp: QmpClient, rootPorts: number) {
+  /** @param config of the running machine; nobody else may use its root ports. */
+  constructor(qmp: QmpClient, config: HotplugConfig) {
     this.#qmp = qmp;
-    this.#freePorts = Array.from({ length: rootPorts }, (_, index) => rootPortId(index));
+    this.#config = config;
+    this.#freePorts = Array.from({ length: config.rootPorts }, (_, index) => rootPortId(index));
   }
 
   get freePorts(): number {
@@ -130,23 +139,44 @@ export class QemuHotplug implements Hotplug {
   }
 
   /**
-   * Plugs a memory module. It cannot be taken away again.
-   * @param sizeMiB a multiple of MEMORY_BLOCK_MIB.
-   * @throws SandboxError ERR_HOST with QEMU's reason: no slot, beyond the machine's maximum.
+   * Offers the guest `sizeMiB` of memory beyond what it was started with: more than now, or less. It takes and gives
+   * back by itself, as far as it can; ask it what it has. One device is plugged for that when it is first needed.
+   * @throws SandboxError ERR_EXHAUSTED without a free port, ERR_HOST with QEMU's reason: beyond the machine's maximum.
    */
-  async addMemory(sizeMiB: number, signal: AbortSignal): Promise<void> {
-    if (sizeMiB <= 0 || sizeMiB % MEMORY_BLOCK_MIB !== 0) {
-      throw new SandboxError(
-        "ERR_INVALID_ARGUMENT",
-        `memory is plugged in multiples of ${MEMORY_BLOCK_MIB} MiB, not ${sizeMiB} MiB`,
-      );
-    }
-    const id = `hotram${this.#modules++}`;
+  async setAddedMemory(sizeMiB: number, signal: AbortSignal): Promise<void> {
+    if (!this.#hasMemoryDevice && sizeMiB === 0) return;
+    if (!this.#hasMemoryDevice) await this.#plugMemory(signal);
+    const path = `/machine/peripheral/${MEMORY_DEVICE}`;
+    const value = sizeMiB * MIB;
+    await this.#qmp.execute("qom-set", { path, property: "requested-size", value }, { signal });
+  }
+
+  async #plugMemory(signal: AbortSignal): Promise<void> {
+    const { memoryMiB, maxMemoryMiB, hugepages, preallocate } = this.#config;
+    const port = this.#takePort();
     await using undo = new UndoStack();
-    const backend = { "qom-type": "memory-backend-memfd", id, size: sizeMiB * 1024 * 1024, share: true };
+    undo.defer("port", () => void this.#freePorts.unshift(port));
+    const memdev = `${MEMORY_DEVICE}-ram`;
+    const backend = {
+      "qom-type": "memory-backend-memfd",
+      id: memdev,
+      size: (maxMemoryMiB - memoryMiB) * MIB,
+      share: true,
+      hugetlb: hugepages === true,
+      // The host gives pages as the guest takes them.
+      reserve: false,
+    };
     await this.#qmp.execute("object-add", backend, { signal });
-    undo.defer("backend", () => this.#tryUndo("object-del", { id }));
-    await this.#qmp.execute("device_add", { driver: "pc-dimm", id: `${id}-dimm`, memdev: id }, { signal });
+    undo.defer("backend", () => this.#tryUndo("object-del", { id: memdev }));
+    const device = {
+      device: "virtio-mem-pci",
+      id: MEMORY_DEVICE,
+      memdev,
+      preallocate: preallocate === true,
+    } as const;
+    const options = { driver: device.device, bus: port, ...deviceOptions(device) };
+    await this.#qmp.execute("device_add", options, { signal });
+    this.#hasMemoryDevice = true;
     undo.move();
   }
 

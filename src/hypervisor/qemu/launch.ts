@@ -53,7 +53,7 @@ export class QemuHypervisor implements Hypervisor {
         onStderrLine: (line) => this.#init.log.warn({}, line),
         log: this.#init.log,
       });
-      return new QemuVm(child, this.#openQmp(socket), config.rootPorts);
+      return new QemuVm(child, this.#openQmp(socket), config);
     } catch (error) {
       socket?.destroy();
       throw error;
@@ -82,10 +82,10 @@ class QemuVm implements RunningVm {
   readonly hotplug: Promise<QemuHotplug>;
   readonly #child: SupervisedChild;
 
-  constructor(child: SupervisedChild, qmp: Promise<QmpClient>, rootPorts: number) {
+  constructor(child: SupervisedChild, qmp: Promise<QmpClient>, config: VmConfig) {
     this.#child = child;
     this.qmp = qmp;
-    this.hotplug = qmp.then((client) => new QemuHotplug(client, rootPorts));
+    this.hotplug = qmp.then((client) => new QemuHotplug(client, config));
     this.hotplug.catch(() => undefined);
     // Whoever needs QMP gets the error; a VM nobody asked anything of may end without one.
     qmp.catch(() => undefined);

@@ -37,6 +37,7 @@ export type Device =
   | { readonly device: "vhost-vsock-pci"; readonly guestCid: number; readonly fd: number }
   | { readonly device: "vhost-user-vsock-pci"; readonly chardev: string }
   | VirtioBlk
+  | VirtioMem
   | VirtioNet;
 
 export interface VirtioBlk {
@@ -45,6 +46,15 @@ export interface VirtioBlk {
   /** Node name of the block backend. */
   readonly drive: string;
   readonly serial: string;
+}
+
+export interface VirtioMem {
+  readonly device: "virtio-mem-pci";
+  readonly id: string;
+  /** The backend's name. */
+  readonly memdev: string;
+  /** Take the memory from the host when the guest takes it from us. */
+  readonly preallocate: boolean;
 }
 
 export interface VirtioNet {
@@ -73,7 +83,6 @@ export type Switch =
       readonly switch: "memory";
       readonly sizeMiB: number;
       readonly maxMiB: number;
-      readonly slots: number;
       readonly backend: string;
       readonly hugepages: boolean;
       readonly preallocate: boolean;
@@ -169,7 +178,8 @@ function renderMemory(item: Extract<Switch, { switch: "memory" }>): string[] {
   const size = { size: `${item.sizeMiB}M` };
   return [
     "-m",
-    optionList(undefined, growing ? { ...size, slots: item.slots, maxmem: `${item.maxMiB}M` } : size),
+    // No slots: memory comes as one virtio-mem device (docs/decisions/0015-adding-memory.md), and each slot costs boot time.
+    optionList(undefined, growing ? { ...size, slots: 0, maxmem: `${item.maxMiB}M` } : size),
     "-object",
     // Shared, so that vhost-user backends can map it; a memfd and not a file, so that /dev/shm's size is no limit.
     optionList("memory-backend-memfd", {
@@ -226,6 +236,13 @@ export function deviceOptions(item: Device): Record<string, OptionValue> {
       return { chardev: item.chardev };
     case "virtio-blk-pci":
       return { id: item.id, drive: item.drive, serial: item.serial };
+    case "virtio-mem-pci":
+      return {
+        id: item.id,
+        memdev: item.memdev,
+        node: 0,
+        prealloc: item.preallocate ? true : undefined,
+      };
     case "virtio-net-pci":
       return netOptions(item);
     default:

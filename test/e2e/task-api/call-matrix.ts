@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Any } from "@bufbuild/protobuf/wkt";
 import { Status } from "../../../src/base/errors.ts";
 import type { Task } from "../../../src/gen/containerd/task/v2/task_pb.ts";
+import type { OciResources } from "../../../src/oci/spec.ts";
 import { type Client, statusOf } from "../../../src/ttrpc/index.ts";
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
 import type { World } from "../../harness/world.ts";
@@ -105,9 +106,16 @@ export class MatrixPod implements AsyncDisposable {
     return new MatrixPod(world, podId, shim, task, rootfs);
   }
 
-  create(id: string, args: readonly string[] = ["sleep", "1000"]): Promise<unknown> {
+  /** @param resources beside the spec's own. */
+  create(
+    id: string,
+    args: readonly string[] = ["sleep", "1000"],
+    resources: OciResources = {},
+  ): Promise<unknown> {
+    const { linux, ...rest } = busyboxSpec(this.#world, id, args);
     const spec = {
-      ...busyboxSpec(this.#world, id, args),
+      ...rest,
+      linux: { ...linux, resources: { ...linux?.resources, ...resources } },
       annotations: annotationsOf("container", this.#podId),
     };
     return this.task.create({ id, bundle: this.shim.addBundle(id, spec), rootfs: [this.#rootfs] });

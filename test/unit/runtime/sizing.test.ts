@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { machineSize } from "../../../src/runtime/sizing.ts";
+import { growthLimits, machineSize, sizeFor } from "../../../src/runtime/sizing.ts";
 
 const limits = { baseCpus: 1, baseMemoryMiB: 256, maxCpus: 4, maxMemoryMiB: 4096 };
 
@@ -56,4 +56,21 @@ test("machineSize() raises the base to the overhead that CRI-O tells", () => {
     "io.kubernetes.cri-o.PodLinuxOverhead": '{"memory_limit_in_bytes":367001600}',
   };
   assert.deepEqual(machineSize({ annotations }, limits), { cpus: 1, memoryMiB: 450 });
+});
+
+test("sizeFor() adds what the containers may use to the base, and does not stop at the limits", () => {
+  const containers = [
+    { cpus: 1.5, memoryBytes: 100 << 20 },
+    { cpus: undefined, memoryBytes: undefined },
+    { cpus: 3.2, memoryBytes: 2 ** 33 },
+  ];
+  assert.deepEqual(sizeFor(containers, limits), { cpus: 5, memoryMiB: 256 + 100 + 8192 });
+  assert.deepEqual(sizeFor([], limits), { cpus: 1, memoryMiB: 256 });
+});
+
+test("growthLimits() leaves room for whole memory blocks", () => {
+  const most = (memoryMiB: number, maxMemoryMiB: number) =>
+    growthLimits({ cpus: 1, memoryMiB }, { ...limits, maxMemoryMiB }).maxMemoryMiB;
+  assert.equal(most(256, 1000), 256 + 5 * 128);
+  assert.equal(most(256, 383), 256);
 });

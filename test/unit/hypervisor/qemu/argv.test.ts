@@ -13,7 +13,6 @@ const minimal: VmConfig = {
   maxCpus: 1,
   memoryMiB: 512,
   maxMemoryMiB: 512,
-  memorySlots: 10,
   kernel: { path: "/img/vmlinuz", format: "bzImage" },
   initrd: "/img/initrd",
   kernelParams: [],
