@@ -4,10 +4,15 @@
  * `CAISSON_FAILPOINTS` arms them: `name=action` pairs with commas between, or `@/path` of a file with such pairs, which
  * is read again at every point, so that a test can arm another one in a process that runs. Without the variable a point
  * costs one comparison. Action `error` throws at the point, `kill` is SIGKILL and `stop` SIGSTOP to the process itself:
- * a test then kills something else at exactly this step and sends SIGCONT.
+ * a test then kills something else at exactly this step and sends SIGCONT. `error#3` strikes only when this process
+ * passes the point for the third time.
+ *
+ * Besides the named ones there is a point after every acquire: `acquire.NAME` for the undo step NAME (undo.ts), where
+ * "mount" stands for "mount /run/x" as well.
  */
 import fs from "node:fs";
 import { SandboxError } from "./errors.ts";
+import { observeAcquires } from "./undo.ts";
 
 /** Every fail point, in the order in which a container's life passes them, with what has happened when it is reached. */
 export const failPoints = {
@@ -45,30 +50,55 @@ export const failPoints = {
   "recover.killed": "`delete` or `gc` has killed the processes of a journal",
   "recover.undone": "`delete` or `gc` has undone the journal, the run directory is still there",
 } as const;
-export type FailPoint = keyof typeof failPoints;
+export type NamedPoint = keyof typeof failPoints;
+export type FailPoint = NamedPoint | `acquire.${string}`;
 export type FailAction = "error" | "kill" | "stop";
+/** An action, at every passage or at the one of that number. */
+export type ArmedAction = FailAction | `${FailAction}#${number}`;
 
 const setting: string | undefined = process.env.CAISSON_FAILPOINTS;
+/** How often each point that is armed was passed. */
+const passages = new Map<string, number>();
+
+if (setting !== undefined) observeAcquires((step) => act(setting, `acquire.${step}`));
 
 /** Does what is armed for `name`; nothing without CAISSON_FAILPOINTS. @throws ERR_INTERNAL for the action `error`. */
-export function failPoint(name: FailPoint): void {
-  if (setting !== undefined) act(name, armedAction(setting, name));
+export function failPoint(name: NamedPoint): void {
+  if (setting !== undefined) act(setting, name);
+}
+
+export interface Armed {
+  readonly action: FailAction;
+  /** The point as the text has it. */
+  readonly point: string;
+  /** The only passage that it strikes at, counted from 1; undefined for all. */
+  readonly passage: number | undefined;
 }
 
 /** What `text`, the value of CAISSON_FAILPOINTS, arms for `name`. An unreadable file and unknown words arm nothing. */
-export function armedAction(text: string, name: FailPoint): FailAction | undefined {
+export function armedAction(text: string, name: string): Armed | undefined {
   for (const pair of (text.startsWith("@") ? readQuietly(text.slice(1)) : text).split(",")) {
-    const at = pair.indexOf("=");
-    const action = pair.slice(at + 1).trim();
-    if (at < 0 || pair.slice(0, at).trim() !== name) continue;
-    if (action === "error" || action === "kill" || action === "stop") return action;
+    const [, point = "", action, passage] =
+      /^\s*(.+?)\s*=\s*(error|kill|stop)(?:#(\d+))?\s*$/.exec(pair) ?? [];
+    if (action === undefined) continue;
+    if (name !== point && !(point.startsWith("acquire.") && name.startsWith(`${point} `))) continue;
+    return {
+      action: action as FailAction,
+      point,
+      passage: passage === undefined ? undefined : Number(passage),
+    };
   }
   return undefined;
 }
 
-function act(name: FailPoint, action: FailAction | undefined): void {
-  if (action === "error") throw new SandboxError("ERR_INTERNAL", `the fail point ${name} is armed`);
-  if (action !== undefined) process.kill(process.pid, action === "kill" ? "SIGKILL" : "SIGSTOP");
+function act(text: string, name: string): void {
+  const armed = armedAction(text, name);
+  if (armed === undefined) return;
+  const passage = (passages.get(armed.point) ?? 0) + 1;
+  passages.set(armed.point, passage);
+  if (armed.passage !== undefined && passage !== armed.passage) return;
+  if (armed.action === "error") throw new SandboxError("ERR_INTERNAL", `the fail point ${name} is armed`);
+  process.kill(process.pid, armed.action === "kill" ? "SIGKILL" : "SIGSTOP");
 }
 
 function readQuietly(path: string): string {

@@ -18,6 +18,13 @@ export interface AsyncReleasable {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
+/** Called with the name of each step right after it was registered; may throw. For fail points (failpoint.ts). */
+let acquired: ((name: string) => void) | undefined;
+
+export function observeAcquires(observer: typeof acquired): void {
+  acquired = observer;
+}
+
 export class UndoStack implements AsyncReleasable {
   #steps: UndoStep[] = [];
   #disposed = false;
@@ -43,6 +50,7 @@ export class UndoStack implements AsyncReleasable {
       throw new SandboxError("ERR_STATE", `cannot register "${name}": the owner was already torn down`);
     }
     this.#steps.push({ name, run });
+    acquired?.(name);
   }
 
   /** Registers the disposal of `resource` and returns it. */

@@ -9,7 +9,7 @@
 import { GuestAgent, type GuestDialer } from "../agent/guest-agent.ts";
 import { allOrAbort } from "../base/all-or-abort.ts";
 import { describeError, SandboxError } from "../base/errors.ts";
-import { type FailPoint, failPoint } from "../base/failpoint.ts";
+import { failPoint, type NamedPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
 import { timeoutMs } from "../base/timeouts.ts";
 import { spanEnded, traced } from "../base/trace.ts";
@@ -179,7 +179,7 @@ function traceGuestSteps(steps: readonly { readonly name: string; readonly uptim
   }
 }
 
-function passing<T>(point: FailPoint, value: T): T {
+function passing<T>(point: NamedPoint, value: T): T {
   failPoint(point);
   return value;
 }

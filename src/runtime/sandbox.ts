@@ -2,6 +2,7 @@
  * One sandbox: a microVM, the tree it shares with the host, the guest's agent, and the containers in it. Owns all of
  * them; whatever happens, `stop` leaves nothing behind. Knows no RPC types and no containerd.
  */
+import { withDeadline } from "../base/deadline.ts";
 import { describeError, primaryError, SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
@@ -68,8 +69,8 @@ export class Sandbox {
   readonly #init: SandboxInit;
   readonly #deps: MachineDeps;
   readonly #containers = new Map<string, Container>();
-  /** Ids of containers that are being created. */
-  readonly #reserved = new Set<string>();
+  /** Containers that are being created, by id. */
+  readonly #creating = new Map<string, Promise<Container>>();
   #state: SandboxState = "created";
   #workspace: Workspace | undefined;
   #volumes: PodVolumes | undefined;
@@ -161,16 +162,16 @@ export class Sandbox {
   /** Creates a container; its init process waits to be started. All or nothing. */
   async createContainer(request: NewContainer): Promise<Container> {
     const tree = this.#place().tree;
-    if (this.#containers.has(request.id) || this.#reserved.has(request.id)) {
+    if (this.#containers.has(request.id) || this.#creating.has(request.id)) {
       throw new SandboxError("ERR_ALREADY_EXISTS", `container ${request.id} exists already`);
     }
-    this.#reserved.add(request.id);
+    const { guest } = request;
+    const creating = guest === undefined ? this.#createPause(request) : this.#create(tree, request, guest);
+    this.#creating.set(request.id, creating);
     try {
-      return request.guest === undefined
-        ? await this.#createPause(request)
-        : await this.#create(tree, request, request.guest);
+      return await creating;
     } finally {
-      this.#reserved.delete(request.id);
+      this.#creating.delete(request.id);
     }
   }
 
@@ -353,6 +354,7 @@ export class Sandbox {
     if (wasBooting) await this.#ready?.catch(() => undefined);
     const steps: [string, () => Promise<void> | undefined][] = [
       ["machine", () => this.#endMachine()],
+      ["containers being created", () => this.#settled([...this.#creating.values()])],
       ...this.containers.map((container): [string, () => Promise<void>] => [
         `container ${container.id}`,
         () => {
@@ -371,6 +373,11 @@ export class Sandbox {
     }
     this.#containers.clear();
     this.#state = "stopped";
+  }
+
+  /** Waits for what fails by itself once the machine has gone, and undoes what it did. */
+  async #settled(creating: readonly Promise<Container>[]): Promise<void> {
+    await withDeadline(Promise.allSettled(creating), timeoutMs("teardown"), "undoing a creation");
   }
 
   async #endMachine(): Promise<void> {

@@ -37,10 +37,19 @@ const LAST_ANSWERS_MS = 200;
 
 /** Opens the sockets. Never throws: a sandbox without them is less convenient, and runs. The caller disposes. */
 export async function openControl(init: ControlInit): Promise<AsyncReleasable> {
-  const { sandbox, events, config } = init;
   const log = init.log.child({ component: "control" });
+  try {
+    return await open(init, log);
+  } catch (error) {
+    log.warn({ err: describeError(error) }, "`shim` cannot reach this sandbox");
+    return { [Symbol.asyncDispose]: () => Promise.resolve() };
+  }
+}
+
+async function open(init: ControlInit, log: Log): Promise<AsyncReleasable> {
+  const { sandbox, events, config } = init;
   const paths = sandboxPaths(init.dir);
-  const undo = new UndoStack();
+  await using undo = new UndoStack();
   const relay = new ConsoleRelay({
     log,
     dial: async (signal) => (await sandbox.machine()).agent.dialConsole(signal),
@@ -50,17 +59,14 @@ export async function openControl(init: ControlInit): Promise<AsyncReleasable> {
   const handlers = controlHandlers({ ...init, consoleSessions: () => relay.sessions });
   const server = new TtrpcServer({ services: [serviceHandlers(Control, handlers)], log });
   undo.defer("control connections", () => server.close(LAST_ANSWERS_MS));
-  try {
-    await listen(paths.controlSocket, undo, (socket) => void server.serve(byteStreamFromSocket(socket)));
-    if (config.agent.debugConsoleEnabled)
-      await listen(paths.consoleSocket, undo, (socket) => void relay.serve(socket));
-  } catch (error) {
-    log.warn({ err: describeError(error) }, "`shim` cannot reach this sandbox");
-  }
+  await listen(paths.controlSocket, undo, (socket) => void server.serve(byteStreamFromSocket(socket)));
+  if (config.agent.debugConsoleEnabled)
+    await listen(paths.consoleSocket, undo, (socket) => void relay.serve(socket));
   // First of all, so that nobody waits for events any more when connections are drained.
   undo.defer("last event", () => events.add("sandbox-stopped", ""));
   noteMachine(sandbox, events);
-  return { [Symbol.asyncDispose]: () => undo.disposeAsync() };
+  const owned = undo.move();
+  return { [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 function noteMachine(sandbox: Sandbox, events: EventLog): void {
@@ -85,6 +91,6 @@ async function listen(path: string, undo: UndoStack, serve: (socket: net.Socket)
     );
     server.listen(path, resolve);
   });
-  undo.defer(path, () => void server.close());
+  undo.defer(`socket ${path}`, () => void server.close());
   fs.chmodSync(path, 0o600);
 }

@@ -18,6 +18,7 @@ import { CallStats } from "./call-stats.ts";
 import { openControl } from "./control-server.ts";
 import { EventLog } from "./event-log.ts";
 import { EventPublisher } from "./event-publisher.ts";
+import { IdleEnd } from "./idle-end.ts";
 import { sandboxOpener } from "./open-sandbox.ts";
 import { PodSandbox } from "./pod-sandbox.ts";
 import { sandboxHandlers } from "./sandbox-service.ts";
@@ -39,8 +40,8 @@ const TASK_V3 = "containerd.task.v3.Task";
 const LAST_EVENTS_MS = 2_000;
 /** Milliseconds for the last spans to reach their collector. */
 const LAST_SPANS_MS = 1_000;
-/** Milliseconds without sandbox and connection: `start` or containerd was killed then, and nobody knows of us. */
-const UNKNOWN_LIMIT_MS = 30_000;
+/** Milliseconds without sandbox and calls: `start` or containerd was killed then, and nobody knows what we are for. */
+const UNUSED_LIMIT_MS = 30_000;
 /** Milliseconds for the last answers, that of Shutdown among them, to leave. */
 const LAST_ANSWERS_MS = 500;
 
@@ -99,34 +100,29 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
   };
 
   const onShutdown = () => end("containerd asked for it");
-  const handlers = tracing.traced(taskHandlers({ tasks, version: VERSION, onShutdown }), (request) =>
-    configPathOf((request as CreateTaskRequest).options),
+  const onOrphaned = () => void end("the caller of Create has gone, and there is no sandbox");
+  const handlers = tracing.traced(
+    taskHandlers({ tasks, version: VERSION, onShutdown, onOrphaned }),
+    (request) => configPathOf((request as CreateTaskRequest).options),
   );
   const podHandlers = tracing.traced(
     sandboxHandlers({ pod: new PodSandbox(tasks), tasks, configPath: args.config, onShutdown }),
     () => args.config,
   );
+  const idle = new IdleEnd(UNUSED_LIMIT_MS, () => {
+    if (tasks.unused) void end("no sandbox was made, and nobody calls");
+  });
   const server = new TtrpcServer({
     services: [
       serviceHandlers(TaskV2, handlers),
       serviceHandlers(TaskV2, handlers, TASK_V3),
       serviceHandlers(SandboxV1, podHandlers),
-    ].map((service) => calls.measured(service)),
+    ].map((service) => idle.watched(calls.measured(service))),
     log: log.child({ component: "ttrpc" }),
+    // No client half-closes: an end of file is the end of containerd, and calls in progress are to know.
+    limits: { halfCloseMs: 0 },
   });
-  const unknown = () =>
-    setTimeout(() => void end("no sandbox was made, and nobody is connected"), UNKNOWN_LIMIT_MS);
-  let lonely = unknown();
-  let connections = 0;
-  const listener = net.createServer((socket) => {
-    clearTimeout(lonely);
-    connections += 1;
-    socket.once("close", () => {
-      connections -= 1;
-      if (connections === 0 && !tasks.hasSandbox) lonely = unknown();
-    });
-    void server.serve(byteStreamFromSocket(socket));
-  });
+  const listener = net.createServer((socket) => void server.serve(byteStreamFromSocket(socket)));
   listener.on("error", (error) => log.error({ err: describeError(error) }, "the task socket failed"));
   listener.listen({ fd: init.listenFd }, () => failPoint("server.listening"));
 

@@ -64,6 +64,12 @@ export interface PreparedSandbox {
 
 const SIGKILL = 9;
 
+/** Removes a container whose caller has gone: it would wait for its start for ever. @throws always. */
+async function abandoned(sandbox: Sandbox, id: string): Promise<never> {
+  await sandbox.deleteProcess(id, "");
+  throw new SandboxError("ERR_CANCELED", `container ${id} was given up: its creator has gone`);
+}
+
 export class Tasks {
   readonly #deps: TasksDeps;
   #prepared: PreparedSandbox | undefined;
@@ -78,9 +84,9 @@ export class Tasks {
     this.#deps = deps;
   }
 
-  /** Whether there is a sandbox, running or not. */
-  get hasSandbox(): boolean {
-    return this.#prepared !== undefined;
+  /** Whether there is no sandbox: none was made, none is being made, and none of the Sandbox API has ended here. */
+  get unused(): boolean {
+    return this.#rootId === undefined;
   }
 
   /** Whether nothing is left that keeps the shim: no container, and no sandbox of the Sandbox API. */
@@ -88,17 +94,23 @@ export class Tasks {
     return !this.#held && (this.#prepared?.sandbox.containers.length ?? 0) === 0;
   }
 
-  async create(task: CreateTask): Promise<number> {
+  /** @param signal aborts when nobody waits for the answer any more (containerd was killed): all is undone then. */
+  async create(task: CreateTask, signal: AbortSignal): Promise<number> {
     const spec = readBundleSpec(task.bundle);
     const first = !this.#held && containerRole(spec.annotations).role !== "container";
     if (first) await this.#openSandbox(task.id, { ...task, spec }, task);
-    const prepared = this.#open();
+    const { sandbox, plan } = this.#open();
+    const abandon = () => void sandbox.stop();
+    if (first) signal.addEventListener("abort", abandon, { once: true });
     try {
-      await prepared.sandbox.createContainer(prepared.plan(task));
+      await sandbox.createContainer(plan(task));
+      if (signal.aborted) await abandoned(sandbox, task.id);
     } catch (error) {
       // The sandbox was made for this container: without it there is nothing to keep.
       if (first) await this.#discard();
       throw error;
+    } finally {
+      signal.removeEventListener("abort", abandon);
     }
     this.#deps.events.created(task, this.#pid());
     return this.#pid();

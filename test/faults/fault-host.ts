@@ -2,11 +2,11 @@
  * A host for fault tests: a world with a pod network and a containerd whose shims read their fail points from a file,
  * with everything that a test needs to hit a process at a step and to see afterwards what is left.
  */
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FailAction, FailPoint } from "../../src/base/failpoint.ts";
+import type { ArmedAction, FailPoint } from "../../src/base/failpoint.ts";
 import { type Containerd, startContainerd } from "../harness/containerd.ts";
 import { BUSYBOX_IMAGE, importBusybox } from "../harness/images.ts";
 import { type LedgerSnapshot, leaksBetween, takeSnapshot } from "../harness/leak-ledger.ts";
@@ -15,6 +15,7 @@ import { describeResult, type RunOptions, type RunResult, run, runOk } from "../
 import { type ConfigOverrides, writeShimConfig } from "../harness/shim-config.ts";
 import { CAISSON_RUNTIME } from "../harness/test-host.ts";
 import { childrenOf, createWorld, type World } from "../harness/world.ts";
+import type { Way } from "./acquires.ts";
 import { EventLog } from "./event-log.ts";
 
 /** The processes of a sandbox on the host that a fault hits. */
@@ -29,13 +30,18 @@ const commandOf: Readonly<Record<Victim, RegExp>> = {
 /** The shim in any of its roles: `start`, the server, `delete`. */
 const anyShim = /containerd-shim-caisson-v2|shim-server\.cjs|^caisson-shim/;
 const POLL_MS = 10;
+/** Milliseconds for a forked process to execute its program. */
+const EXEC_LIMIT_MS = 5_000;
 /** The guest's debug console (docs/protocol.md). */
 const CONSOLE_PORT = 1026;
 /** Milliseconds for the guest's panic to end QEMU. */
-const AGENT_END_MS = 10_000;
-/** Configuration of a guest whose agent ends when its console is dialled. */
+const AGENT_END_MS = 30_000;
+/**
+ * Configuration of a guest whose agent ends when its console is dialled. The kernel says nothing of its panic: a shim
+ * that stands still reads nothing, and the guest would wait for it.
+ */
 export const AGENT_EXITS: ConfigOverrides = {
-  "hypervisor.qemu.kernel_params": "caisson.failpoint=exit:console",
+  "hypervisor.qemu.kernel_params": "caisson.failpoint=exit:console loglevel=0",
 };
 const NETNS = "pod";
 const IN_POD = ["--with-ns", `network:/run/netns/${NETNS}`];
@@ -80,7 +86,7 @@ export class FaultHost implements AsyncDisposable {
   }
 
   /** Arms exactly these points, in every process from now on. */
-  arm(points: Partial<Record<FailPoint, FailAction>> = {}): void {
+  arm(points: Partial<Record<FailPoint, ArmedAction>> = {}): void {
     const pairs = Object.entries(points).map(([name, action]) => `${name}=${action}`);
     writeFileSync(this.#failPoints, pairs.join(","));
   }
@@ -93,6 +99,21 @@ export class FaultHost implements AsyncDisposable {
   /** `ctr run` in the pod's network namespace, to the end of the process. */
   run(id: string, argv: readonly string[], options: RunFlags = {}): Promise<RunResult> {
     return this.runPlain(id, argv, { ...options, flags: [...IN_POD, ...(options.flags ?? [])] });
+  }
+
+  /** Flags of `ctr run` for a container that has what `way` says, which is made below the world's directory. */
+  flagsFor(way: Way, id: string): string[] {
+    if (way === "any") return [];
+    if (way === "volume") {
+      const dir = join(this.world.dir, "volume");
+      mkdirSync(dir, { recursive: true });
+      return ["--mount", `type=bind,src=${dir},dst=/data,options=rbind:rw`];
+    }
+    const logger = join(this.world.dir, "logger");
+    // Says by closing descriptor 5 that it is ready, and reads both outputs to their ends (containerd's protocol).
+    const script = "#!/bin/sh\nexec 5>&-\ncat <&3 >/dev/null &\ncat <&4 >/dev/null\nwait\n";
+    writeFileSync(logger, script, { mode: 0o755 });
+    return ["--detach", "--log-uri", `binary://${logger}?id=${id}`];
   }
 
   /** `ctr run` with a network namespace of its own, which is empty. */
@@ -153,7 +174,7 @@ export class FaultHost implements AsyncDisposable {
 
   /** What containerd says of a task: "RUNNING", "STOPPED", …; undefined when it knows none. */
   async status(id: string): Promise<string | undefined> {
-    const { stdout } = await this.containerd.ctr(["task", "list"], { timeoutMs: 10_000 });
+    const { stdout } = await this.containerd.ctr(["task", "list"], { timeoutMs: 40_000 });
     const row = stdout.split("\n").find((line) => line.split(/\s+/)[0] === id);
     return row?.trim().split(/\s+/)[2];
   }
@@ -166,16 +187,23 @@ export class FaultHost implements AsyncDisposable {
       .map(({ pid }) => pid);
   }
 
-  /** The one that does the work: virtiofsd's is a child of the one that the shim started. */
-  worker(victim: Victim): number {
-    const pids = this.pids(victim);
-    const worker = pids.find((pid) => !childrenOf(pid).some((child) => pids.includes(child)));
-    if (worker === undefined) throw new Error(`no ${victim} runs`);
-    return worker;
+  /**
+   * The one that does the work: virtiofsd's is a child of the one that the shim started. Waits a moment for it: the
+   * command line of a process is empty while it executes another program.
+   */
+  async worker(victim: Victim): Promise<number> {
+    const deadline = performance.now() + EXEC_LIMIT_MS;
+    for (;;) {
+      const pids = this.pids(victim);
+      const worker = pids.find((pid) => !childrenOf(pid).some((child) => pids.includes(child)));
+      if (worker !== undefined) return worker;
+      if (performance.now() > deadline) throw new Error(`no ${victim} runs`);
+      await sleep(POLL_MS);
+    }
   }
 
-  kill(victim: Victim, signal: NodeJS.Signals = "SIGKILL"): void {
-    process.kill(this.worker(victim), signal);
+  async kill(victim: Victim, signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    process.kill(await this.worker(victim), signal);
   }
 
   /**
@@ -222,7 +250,7 @@ export class FaultHost implements AsyncDisposable {
       script,
       ...flags,
     ]);
-    return (await runOk(argv, { timeoutMs: 20_000 })).stdout;
+    return (await runOk(argv, { timeoutMs: 60_000 })).stdout;
   }
 
   /** What there is now, but for containerd itself and what looks at it. */
@@ -242,7 +270,7 @@ export class FaultHost implements AsyncDisposable {
   }
 
   /** What is there beyond `before` once teardown had `settleMs` to finish. */
-  async leaks(before: LedgerSnapshot, settleMs = 6_000): Promise<string[]> {
+  async leaks(before: LedgerSnapshot, settleMs = 15_000): Promise<string[]> {
     const deadline = performance.now() + settleMs;
     for (;;) {
       const leaks = leaksBetween(before, await this.ledger());
@@ -260,7 +288,7 @@ export class FaultHost implements AsyncDisposable {
       ["container", "delete", id],
     ];
     for (const step of steps) {
-      const result = await this.containerd.ctr(step, { timeoutMs: 15_000 });
+      const result = await this.containerd.ctr(step, { timeoutMs: 40_000 });
       if (result.timedOut) hung.push(`ctr ${step.join(" ")}`);
     }
     return hung;

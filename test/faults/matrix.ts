@@ -2,7 +2,7 @@
 import { FaultHost } from "./fault-host.ts";
 import { applies, faults, newContainerFails, type Outcome, runScenario } from "./scenario.ts";
 import { runSpecial, specials } from "./specials.ts";
-import { steps } from "./steps.ts";
+import { acquireSteps, steps } from "./steps.ts";
 
 export interface Cell {
   readonly fault: string;
@@ -18,7 +18,7 @@ export interface TimedOutcome extends Outcome {
 
 /** In the order of a container's life, then the specials. */
 export function wholeMatrix(): Cell[] {
-  const scenarios = steps.flatMap((step) =>
+  const scenarios = [...steps, ...acquireSteps].flatMap((step) =>
     faults
       .filter((fault) => applies(fault, step))
       .map((fault) => ({

@@ -1,7 +1,7 @@
 /** One fault at one step: drives a container there, strikes, and judges what containerd shows and what is left. */
 import { PassThrough } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FailAction } from "../../src/base/failpoint.ts";
+import type { ArmedAction, FailAction } from "../../src/base/failpoint.ts";
 import type { LedgerSnapshot } from "../harness/leak-ledger.ts";
 import type { RunResult } from "../harness/run.ts";
 import { AGENT_EXITS, type FaultHost, killQuietly, type Victim } from "./fault-host.ts";
@@ -32,16 +32,22 @@ export interface Outcome {
   readonly shownMs: number;
 }
 
-/** Milliseconds in which containerd must show what became of a container. */
-export const SHOWN_LIMIT_MS = 12_000;
+/**
+ * Milliseconds in which containerd must show what became of a container: enough for a busy machine, and far from for
+ * ever. How long it took is in the table.
+ */
+export const SHOWN_LIMIT_MS = 30_000;
 /** Milliseconds for a container to get to a step. */
-const REACH_LIMIT_MS = 30_000;
+const REACH_LIMIT_MS = 90_000;
+/** Milliseconds before a client is killed that got no answer. */
+const CALL_LIMIT_MS = SHOWN_LIMIT_MS + REACH_LIMIT_MS;
 const OWN_STATUS = 7;
 const KILLED = 137;
 
 /** Whether `fault` can happen at `step`. */
 export function applies(fault: Fault, step: Step): boolean {
   // An exception before the first request has no request to fail.
+  if (step.phase === "acquire") return fault === "error" || fault === "shim";
   if (fault === "error") return step.point !== undefined && step.point !== "server.listening";
   if (fault === "shim" || fault === "containerd") return true;
   return step.inStart !== true && step.has[fault] === true;
@@ -83,7 +89,7 @@ export async function newContainerFails(host: FaultHost): Promise<string | undef
   const id = host.newId();
   const result = await host.run(id, ["sh", "-c", `exit ${OWN_STATUS}`], {
     flags: ["--rm"],
-    timeoutMs: 20_000,
+    timeoutMs: CALL_LIMIT_MS,
   });
   return result.code === OWN_STATUS
     ? undefined
@@ -123,13 +129,40 @@ class Scenario {
         return this.#idle();
       case "teardown":
         return this.#teardown();
+      case "acquire":
+        return this.#acquire();
     }
+  }
+
+  /** The call fails soon and says why; or, where the part is optional, the container runs without it. */
+  async #acquire(): Promise<void> {
+    this.#arm();
+    const logged = this.#host.containerd.log().length;
+    const flags = this.#host.flagsFor(this.#step.way ?? "any", this.id);
+    const call = this.#host.run(this.id, ["sh", "-c", `exit ${OWN_STATUS}`], {
+      flags,
+      timeoutMs: CALL_LIMIT_MS,
+    });
+    await this.#strike(call);
+    const result = await this.#answer(call);
+    if (result === undefined) return;
+    const ran = result.code === OWN_STATUS || (this.#step.way === "logger" && result.code === 0);
+    if (result.code === 0 && !ran) this.problem("run exits 0");
+    if (ran && this.#fault === "shim") this.problem("the step was not reached");
+    if (!ran && result.stderr.trim() === "") this.problem("no reason is given");
+    if (this.#fault === "shim") return;
+    const passed = async () =>
+      `${result.stderr}${this.#host.containerd.log().slice(logged)}`.includes(
+        `fail point ${this.#step.point}`,
+      );
+    await this.#until(passed);
+    if (!(await passed())) this.problem("the step was not reached");
   }
 
   /** The call must fail soon, saying why. */
   async #create(): Promise<void> {
     this.#arm();
-    const call = this.#host.run(this.id, ["sh", "-c", `exit ${OWN_STATUS}`], { timeoutMs: 60_000 });
+    const call = this.#host.run(this.id, ["sh", "-c", `exit ${OWN_STATUS}`], { timeoutMs: CALL_LIMIT_MS });
     await this.#strike(call);
     const result = await this.#answer(call);
     if (this.#fault === "containerd" || result === undefined) return;
@@ -144,7 +177,7 @@ class Scenario {
   async #exec(): Promise<void> {
     await this.#host.runDetached(this.id, ["sleep", "1000"]);
     this.#arm();
-    const call = this.#host.exec(this.id, ["true"], { timeoutMs: 60_000 });
+    const call = this.#host.exec(this.id, ["true"], { timeoutMs: CALL_LIMIT_MS });
     await this.#strike(call);
     await this.#answer(call);
     await this.#afterRunning();
@@ -159,7 +192,7 @@ class Scenario {
       this.#arm();
       input.end("x".repeat(50_000));
     };
-    const call = this.#host.run(this.id, ["sh", "-c", script], { input, onStdout, timeoutMs: 60_000 });
+    const call = this.#host.run(this.id, ["sh", "-c", script], { input, onStdout, timeoutMs: CALL_LIMIT_MS });
     await this.#strike(call);
     if (this.#fault === "error") await this.#until(() => this.#passed());
     else if (this.#fault !== "containerd") await this.#answer(call);
@@ -178,7 +211,7 @@ class Scenario {
     this.#arm();
     const call = this.#host.run(this.id, ["sh", "-c", `exit ${OWN_STATUS}`], {
       flags: ["--rm"],
-      timeoutMs: 60_000,
+      timeoutMs: CALL_LIMIT_MS,
     });
     await this.#strike(call);
     await this.#answer(call);
@@ -191,7 +224,7 @@ class Scenario {
   async #afterRunning(): Promise<void> {
     this.#host.arm();
     if (this.#fault === "error" || this.#fault === "containerd") {
-      const again = await this.#host.exec(this.id, ["sh", "-c", "exit 9"], { timeoutMs: 20_000 });
+      const again = await this.#host.exec(this.id, ["sh", "-c", "exit 9"], { timeoutMs: CALL_LIMIT_MS });
       if (again.code !== 9) this.problem(`the container does not go on: ${again.stderr.trim()}`);
       await this.#host.containerd.ctr(["task", "kill", "--signal", "SIGKILL", this.id]);
     }
@@ -210,10 +243,11 @@ class Scenario {
   }
 
   #arm(): void {
-    const { point } = this.#step;
+    const { point, passage } = this.#step;
     if (point === undefined) return;
     const action: FailAction = this.#fault === "error" ? "error" : this.#fault === "shim" ? "kill" : "stop";
-    this.#host.arm({ [point]: action });
+    const armed: ArmedAction = passage === undefined ? action : `${action}#${passage}`;
+    this.#host.arm({ [point]: armed });
   }
 
   /** Waits for the shim to be at the step and hits the victim; for `error` and `shim` the point itself does it. */
@@ -235,11 +269,14 @@ class Scenario {
   async #hit(stopped?: number): Promise<void> {
     const fault = this.#fault;
     this.#struckAt = performance.now();
-    if (fault === "containerd") await this.#host.containerd.stop("SIGKILL");
-    else if (fault === "agent") await this.#host.killAgent(this.id);
-    else if (fault !== "error") this.#host.kill(fault satisfies Victim);
-    this.#host.arm();
-    if (stopped !== undefined) killQuietly(stopped, "SIGCONT");
+    try {
+      if (fault === "containerd") await this.#host.containerd.stop("SIGKILL");
+      else if (fault === "agent") await this.#host.killAgent(this.id);
+      else if (fault !== "error") await this.#host.kill(fault satisfies Victim);
+    } finally {
+      this.#host.arm();
+      if (stopped !== undefined) killQuietly(stopped, "SIGCONT");
+    }
     if (fault !== "containerd") return;
     await this.#host.containerd.start();
     await this.#host.events.follow();

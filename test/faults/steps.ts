@@ -1,12 +1,14 @@
 /** The steps of a container's life at which faults are injected, and what must be true after a fault in each. */
-import type { FailPoint } from "../../src/base/failpoint.ts";
+import type { FailPoint, NamedPoint } from "../../src/base/failpoint.ts";
+import { acquires, type Way } from "./acquires.ts";
 
 /**
  * Where in its life the container is; it says what containerd must show after a fault.
  * `create`: the call fails. `run`: the start fails, or the container ends as killed. `exec`, `stdio`, `idle`: the
  * container ends as killed, or lives on where the fault spares it. `teardown`: its own exit status stands.
+ * `acquire`: the call fails, or an optional part is done without.
  */
-export type Phase = "create" | "run" | "exec" | "stdio" | "idle" | "teardown";
+export type Phase = "create" | "run" | "exec" | "stdio" | "idle" | "teardown" | "acquire";
 
 export interface Step {
   /** Unique; the fail point's name where that is passed once in the container's life. */
@@ -21,6 +23,10 @@ export interface Step {
     readonly qemu?: boolean;
     readonly agent?: boolean;
   };
+  /** The passage of the point that counts, from 1; the first when absent. */
+  readonly passage?: number;
+  /** How the container must be run to get there; as any when absent. */
+  readonly way?: Way;
   /** Passed by `start` and not by the server. */
   readonly inStart?: boolean;
 }
@@ -30,7 +36,7 @@ const helpers = { virtiofsd: true, vsock: true };
 const machine = { ...helpers, qemu: true };
 const all = { ...machine, agent: true };
 
-const at = (phase: Phase, has: Step["has"], ...points: FailPoint[]): Step[] =>
+const at = (phase: Phase, has: Step["has"], ...points: NamedPoint[]): Step[] =>
   points.map((point) => ({ name: point, phase, point, has }));
 
 /** In the order of a container's life. */
@@ -55,5 +61,17 @@ export const steps: readonly Step[] = [
   ...at("teardown", none, "stop.workspace", "shutdown.stopped"),
 ];
 
+/** After each acquire. */
+export const acquireSteps: readonly Step[] = acquires.flatMap(({ name, way, times = 1 }) =>
+  Array.from({ length: times }, (_, index) => ({
+    name: `acquire: ${name}${times === 1 ? "" : ` #${index + 1}`}`,
+    phase: "acquire" as const,
+    point: `acquire.${name}` as const,
+    passage: index + 1,
+    way,
+    has: none,
+  })),
+);
+
 /** The fail points that only `delete` and `gc` pass. */
-export const recoverySteps: readonly FailPoint[] = ["recover.begin", "recover.killed", "recover.undone"];
+export const recoverySteps: readonly NamedPoint[] = ["recover.begin", "recover.killed", "recover.undone"];

@@ -1,13 +1,13 @@
 /** The matrix as a table in Markdown: a row per step, a column per fault. */
 import type { Outcome } from "./scenario.ts";
 import { faults } from "./scenario.ts";
-import { steps } from "./steps.ts";
+import { acquireSteps, steps } from "./steps.ts";
 
 /** Two tables: faults at steps, and the specials with a row each. Those of which nothing ran are left out. */
 export function matrixTable(outcomes: readonly Outcome[]): string[] {
   const columns: readonly string[] = faults;
   const atSteps = outcomes.filter(({ fault }) => columns.includes(fault));
-  const rows = steps.flatMap(({ name }) => {
+  const rows = [...steps, ...acquireSteps].flatMap(({ name }) => {
     const row = atSteps.filter(({ step }) => step === name);
     if (row.length === 0) return [];
     const cells = columns.map((fault) => row.find((outcome) => outcome.fault === fault));

@@ -216,7 +216,7 @@ export class QemuHotplug implements Hotplug {
       for (const [index, fd] of fds.entries()) {
         const fdname = `${id}-${kind}${index}`;
         await this.#qmp.execute("getfd", { fdname }, { fds: [fd], signal });
-        handed.defer(fdname, () => this.#tryUndo("closefd", { fdname }));
+        handed.defer(`descriptor ${fdname}`, () => this.#tryUndo("closefd", { fdname }));
         names.push(fdname);
       }
       return names;

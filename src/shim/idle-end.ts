@@ -1,0 +1,41 @@
+/** Tells when no call was made for a while. What nobody calls may have been forgotten. */
+import type { CallContext, ServiceRegistration } from "../ttrpc/service.ts";
+
+export class IdleEnd {
+  readonly #limitMs: number;
+  readonly #expired: () => void;
+  #running = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** @param expired called after each `limitMs` in which no call ran, the first time counted from now on. */
+  constructor(limitMs: number, expired: () => void) {
+    this.#limitMs = limitMs;
+    this.#expired = expired;
+    this.#wait();
+  }
+
+  /** The same service, its calls noted. */
+  watched(service: ServiceRegistration): ServiceRegistration {
+    const methods = [...service.methods].map(([name, handler]) => {
+      const watchedHandler = async (payload: Uint8Array, context: CallContext) => {
+        clearTimeout(this.#timer);
+        this.#running += 1;
+        try {
+          return await handler(payload, context);
+        } finally {
+          this.#running -= 1;
+          if (this.#running === 0) this.#wait();
+        }
+      };
+      return [name, watchedHandler] as const;
+    });
+    return { name: service.name, methods: new Map(methods) };
+  }
+
+  #wait(): void {
+    this.#timer = setTimeout(() => {
+      this.#expired();
+      this.#wait();
+    }, this.#limitMs);
+  }
+}

@@ -1,0 +1,66 @@
+import assert from "node:assert/strict";
+import { mock, test } from "node:test";
+import { IdleEnd } from "../../../src/shim/idle-end.ts";
+import type { CallContext, MethodHandler } from "../../../src/ttrpc/service.ts";
+
+const LIMIT_MS = 1000;
+const context = {} as CallContext;
+
+test("IdleEnd expires after each limit without a call, never during one, and counts anew after it", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  try {
+    let expired = 0;
+    const idle = new IdleEnd(LIMIT_MS, () => {
+      expired += 1;
+    });
+    let finish: () => void = () => undefined;
+    const handler: MethodHandler = () =>
+      new Promise((resolve) => {
+        finish = () => resolve(new Uint8Array());
+      });
+    const call = idle.watched({ name: "s", methods: new Map([["M", handler]]) }).methods.get("M");
+    assert.ok(call);
+    mock.timers.tick(LIMIT_MS - 1);
+    const first = call(new Uint8Array(), context);
+    mock.timers.tick(10 * LIMIT_MS);
+    assert.equal(expired, 0, "a call is running");
+    finish();
+    await first;
+    mock.timers.tick(LIMIT_MS - 1);
+    assert.equal(expired, 0);
+    mock.timers.tick(1);
+    assert.equal(expired, 1);
+    mock.timers.tick(LIMIT_MS);
+    assert.equal(expired, 2, "not for the last time");
+  } finally {
+    mock.timers.reset();
+  }
+});
+
+test("IdleEnd waits for the last of several calls, also for one that fails", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  try {
+    let expired = 0;
+    const idle = new IdleEnd(LIMIT_MS, () => {
+      expired += 1;
+    });
+    const endings: ((error?: Error) => void)[] = [];
+    const handler: MethodHandler = () =>
+      new Promise((resolve, reject) => {
+        endings.push((error) => (error === undefined ? resolve(new Uint8Array()) : reject(error)));
+      });
+    const call = idle.watched({ name: "s", methods: new Map([["M", handler]]) }).methods.get("M");
+    assert.ok(call);
+    const calls = [call(new Uint8Array(), context), call(new Uint8Array(), context)];
+    endings[0]?.(new Error("no"));
+    await assert.rejects(calls[0] ?? Promise.resolve(), /no/);
+    mock.timers.tick(2 * LIMIT_MS);
+    assert.equal(expired, 0);
+    endings[1]?.();
+    await calls[1];
+    mock.timers.tick(LIMIT_MS);
+    assert.equal(expired, 1);
+  } finally {
+    mock.timers.reset();
+  }
+});
