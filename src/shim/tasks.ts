@@ -102,6 +102,7 @@ export class Tasks {
     const { sandbox, plan } = this.#open();
     const abandon = () => void sandbox.stop();
     if (first) signal.addEventListener("abort", abandon, { once: true });
+    if (first && signal.aborted) abandon();
     try {
       await sandbox.createContainer(plan(task));
       if (signal.aborted) await abandoned(sandbox, task.id);

@@ -38,6 +38,7 @@ export const acquires: readonly Acquire[] = [
   { name: "root file system", way: "any" },
   { name: "volume", way: "volume", times: 2 },
   { name: "volumes", way: "volume" },
+  { name: "room", way: "any" },
   { name: "pipes", way: "logger" },
   { name: "logging binary", way: "logger" },
 ];
