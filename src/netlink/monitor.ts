@@ -14,8 +14,10 @@ export const RouteGroup = {
   Neighbour: 0x4,
   Ipv4Address: 0x10,
   Ipv4Route: 0x40,
+  Ipv4Rule: 0x80,
   Ipv6Address: 0x100,
   Ipv6Route: 0x400,
+  Ipv6Rule: 0x40000,
 } as const;
 
 /** linux/socket.h. */

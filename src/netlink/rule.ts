@@ -1,5 +1,14 @@
 /** Policy routing rules: struct fib_rule_hdr (12 bytes, laid out as rtmsg) and FRA_*, linux/fib_rules.h. */
-import { attrBytes, attrString, attrU32, concat, parseAttributes, readString, readU32 } from "./attribute.ts";
+import {
+  attrBytes,
+  attrString,
+  attrU32,
+  concat,
+  parseAttributes,
+  readString,
+  readU32,
+  viewOf,
+} from "./attribute.ts";
 import { AF_UNSPEC, formatIp, parseCidr } from "./ip-address.ts";
 import { type NetlinkRequest, Nlm } from "./message.ts";
 
@@ -62,6 +71,48 @@ export function dumpRules(family: number = AF_UNSPEC): NetlinkRequest {
   const head = new Uint8Array(HEADER);
   head[0] = family;
   return { type: RTM_GETRULE, flags: Nlm.Dump, payload: head, what: "listing the routing rules" };
+}
+
+/** FIB_RULE_INVERT: the rule holds for what does not match. The other flags are the kernel's own. */
+const FIB_RULE_INVERT = 2;
+/** FRA_L3MDEV: the table is that of the VRF device that a packet belongs to. */
+const FRA_L3MDEV = 19;
+/** The rules that every kernel makes: priority and table (local, main, default). */
+const OWN_RULES = new Map([
+  [0, 255],
+  [32_766, 254],
+  [32_767, 253],
+]);
+
+/** Whether each kernel makes this rule (the payload of RTM_NEWRULE) by itself, or with a VRF device. */
+export function isKernelRule(payload: Uint8Array): boolean {
+  const { priority, table, from, to, inInterface, outInterface, mark, action } = parseRule(payload);
+  const selects = `${from}${to}${inInterface}${outInterface}` !== "" || mark !== 0;
+  if (!selects && action === FR_ACT_TO_TABLE && OWN_RULES.get(priority) === table) return true;
+  return parseAttributes(payload, HEADER).has(FRA_L3MDEV);
+}
+
+/** The rule as a kernel listed it, for insertRule() and removeRule() there or in another kernel. */
+export function portableRule(payload: Uint8Array): Uint8Array {
+  const copy = Uint8Array.from(payload);
+  const view = viewOf(copy);
+  view.setUint32(8, view.getUint32(8, true) & FIB_RULE_INVERT, true);
+  return copy;
+}
+
+/** Adds what portableRule() gave; one that exists already gives EEXIST. */
+export function insertRule(payload: Uint8Array): NetlinkRequest {
+  const what = `adding the routing rule ${parseRule(payload).priority}`;
+  return { type: RTM_NEWRULE, flags: Nlm.Create | Nlm.Exclusive, payload, what };
+}
+
+export function removeRule(payload: Uint8Array): NetlinkRequest {
+  return {
+    type: RTM_DELRULE,
+    flags: 0,
+    payload,
+    what: `removing the routing rule ${parseRule(payload).priority}`,
+  };
 }
 
 export function addRule(rule: Rule): NetlinkRequest {

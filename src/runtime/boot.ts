@@ -42,7 +42,7 @@ export interface VsockEndpoint extends AsyncReleasable {
 export interface MachineNetwork extends AsyncReleasable {
   readonly nics: VmConfig["nics"];
   /** What the guest is told, as ApplyNetworkRequest. */
-  readonly guest: Parameters<GuestAgent["calls"]["applyNetwork"]>[0];
+  guest(): Parameters<GuestAgent["calls"]["applyNetwork"]>[0];
   readonly netnsPath: string | undefined;
   /** Called once the VMM has inherited the NICs' descriptors. */
   inherited(): void;
@@ -262,7 +262,7 @@ async function setUpGuest(
         shmSizeBytes: BigInt(guest.shmSizeBytes),
         sysctls: guest.sysctls,
         sharePidNamespace: guest.sharePidNamespace,
-        network: network.guest,
+        network: network.guest(),
       },
       { signal, timeoutMs: timeoutMs("agentCall") },
     ),

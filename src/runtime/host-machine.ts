@@ -156,7 +156,7 @@ async function attachNetwork(
 
 const noNetwork: MachineNetwork = {
   nics: [],
-  guest: {},
+  guest: () => ({}),
   netnsPath: undefined,
   inherited: () => undefined,
   serve: async () => ({ settled: async () => undefined, [Symbol.asyncDispose]: async () => undefined }),

@@ -33,9 +33,7 @@ export function machineNetwork(init: MachineNetworkInit): MachineNetwork {
   const { network, netnsPath } = init;
   return {
     nics: network.nics,
-    get guest() {
-      return network.guest;
-    },
+    guest: () => network.guest,
     netnsPath,
     inherited: () => network.closeFds(),
     serve: (vm, agent) => serve(init, vm, agent),

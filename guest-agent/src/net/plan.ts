@@ -12,6 +12,7 @@ import { Iff, type Link, setLink } from "../../../src/netlink/link.ts";
 import type { NetlinkRequest } from "../../../src/netlink/message.ts";
 import { Nud, setNeighbour } from "../../../src/netlink/neighbour.ts";
 import { addRoute, type Route, RouteProtocol, RouteTable, RouteType } from "../../../src/netlink/route.ts";
+import { insertRule } from "../../../src/netlink/rule.ts";
 
 /** Interfaces of the request that the guest does not have (yet), by MAC. */
 export function missingInterfaces(request: ApplyNetworkRequest, links: readonly Link[]): string[] {
@@ -20,7 +21,7 @@ export function missingInterfaces(request: ApplyNetworkRequest, links: readonly 
 
 /**
  * Names, MTUs, addresses and states of the interfaces first (loopback included), then routes (those on the link before
- * those through a gateway), then neighbours.
+ * those through a gateway), then neighbours, then policy rules.
  * @throws SandboxError ERR_NOT_FOUND (no interface with that MAC or name), ERR_INVALID_ARGUMENT (a bad address)
  */
 export function planNetwork(request: ApplyNetworkRequest, links: readonly Link[]): NetlinkRequest[] {
@@ -43,6 +44,7 @@ export function planNetwork(request: ApplyNetworkRequest, links: readonly Link[]
   for (const { address, mac, device: name, state, flags } of request.neighbours) {
     plan.push(setNeighbour({ index: device(name), address, mac, state: state || Nud.Permanent, flags }));
   }
+  plan.push(...request.rules.map(insertRule));
   return plan;
 }
 

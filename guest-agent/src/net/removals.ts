@@ -5,10 +5,11 @@ import { type Link, setLink } from "../../../src/netlink/link.ts";
 import type { NetlinkRequest } from "../../../src/netlink/message.ts";
 import { deleteNeighbour } from "../../../src/netlink/neighbour.ts";
 import { deleteRoute } from "../../../src/netlink/route.ts";
+import { removeRule } from "../../../src/netlink/rule.ts";
 import { linkByMac, toRoute } from "./plan.ts";
 
 /**
- * Routes and neighbours first, then addresses, then interfaces that are to be left alone from now on, which go down.
+ * Policy rules, routes and neighbours first, then addresses, then interfaces that are to be left alone from now on, which go down.
  * What belongs to an interface that is gone went with it. Run planNetwork()'s requests afterwards: with an address the
  * kernel also removes routes that stay wanted.
  */
@@ -30,7 +31,8 @@ export function planRemovals(
   const neighbours = withoutThose(last.neighbours, next.neighbours, neighbourKey)
     .filter((entry) => indexes.has(entry.device))
     .map((entry) => deleteNeighbour({ ...entry, index: device(entry.device) }));
-  return [...routes.reverse(), ...neighbours, ...interfaceRemovals(last, next, links)];
+  const rules = withoutThose(last.rules, next.rules, (rule) => [...rule]).map(removeRule);
+  return [...rules, ...routes.reverse(), ...neighbours, ...interfaceRemovals(last, next, links)];
 }
 
 function interfaceRemovals(

@@ -6,11 +6,14 @@ import {
   AF_INET,
   AF_INET6,
   isIpv6LinkLocal,
+  isKernelRule,
   isMulticast,
   type Link,
   Nud,
   parseCidr,
   parseIp,
+  parseRule,
+  portableRule,
   type Route,
   RouteProtocol,
   RouteTable,
@@ -47,7 +50,20 @@ export function guestNetwork(state: PodState, links: readonly Link[]): ApplyNetw
         state: entry.state,
         flags: entry.flags,
       })),
+    rules: guestRules(state, links),
   });
+}
+
+/** Rules of the pod's own making that name no other interface than `links` and the loopback, which each kernel has. */
+export function guestRules(state: PodState, links: readonly Link[]): Uint8Array[] {
+  const names = new Set(["", "lo", ...links.map((link) => link.name)]);
+  return state.rules
+    .filter((payload) => {
+      const { family, inInterface, outInterface } = parseRule(payload);
+      const isIp = family === AF_INET || family === AF_INET6;
+      return isIp && names.has(inInterface) && names.has(outInterface) && !isKernelRule(payload);
+    })
+    .map(portableRule);
 }
 
 function addressesOf(addresses: readonly Address[], link: Link): string[] {

@@ -5,7 +5,7 @@ import { once } from "../../base/once.ts";
 import { type ApplyNetworkRequest, ApplyNetworkRequestSchema } from "../../gen/caisson/agent/v1/agent_pb.ts";
 import { closeFd } from "../../native/fd.ts";
 import { type Link, NetlinkProtocol, NetlinkSocket, setLink } from "../../netlink/index.ts";
-import { guestNetwork } from "./guest-network.ts";
+import { guestNetwork, guestRules } from "./guest-network.ts";
 import type { Netns } from "./netns.ts";
 import { type NetworkModel, type UndoAction, undoOfNic, type WiringModel } from "./plan.ts";
 import { type PodState, readPodState } from "./pod-state.ts";
@@ -88,10 +88,11 @@ export class PodNetwork {
   /** What the guest should be told now, given the state of the namespace. */
   guestFor(state: PodState): ApplyNetworkRequest {
     // A macvtap's interface lost its addresses when it was wired: what it had then is the guest's.
-    if (this.#model === "macvtap") return joined(this.#attached.map(({ guest }) => guest()));
-    return guestNetwork(
-      state,
-      state.links.filter((link) => this.isWired(link.index)),
+    const links = state.links.filter((link) => this.isWired(link.index));
+    if (this.#model !== "macvtap") return guestNetwork(state, links);
+    return joined(
+      this.#attached.map(({ guest }) => guest()),
+      guestRules(state, links),
     );
   }
 
@@ -197,10 +198,11 @@ function close(entry: Attached): void {
   for (const fd of [...entry.nic.tapFds, ...entry.nic.vhostFds]) closeFd(fd);
 }
 
-function joined(requests: readonly ApplyNetworkRequest[]): ApplyNetworkRequest {
+function joined(requests: readonly ApplyNetworkRequest[], rules: Uint8Array[]): ApplyNetworkRequest {
   return create(ApplyNetworkRequestSchema, {
     interfaces: requests.flatMap((request) => request.interfaces),
     routes: requests.flatMap((request) => request.routes),
     neighbours: requests.flatMap((request) => request.neighbours),
+    rules,
   });
 }

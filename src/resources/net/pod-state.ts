@@ -10,6 +10,8 @@ import {
   dumpNeighbours,
   dumpQdiscs,
   dumpRoutes,
+  dumpRules,
+  Errno,
   Iff,
   type Link,
   type Neighbour,
@@ -22,6 +24,7 @@ import {
   parseRoute,
   type Qdisc,
   type Route,
+  RTM_GETRULE,
   repliesOf,
   requireSuccess,
 } from "../../netlink/index.ts";
@@ -36,6 +39,8 @@ export interface PodState {
   readonly routes: readonly Route[];
   readonly neighbours: readonly Neighbour[];
   readonly qdiscs: readonly Qdisc[];
+  /** Of policy routing, as the kernel listed them: payloads of RTM_NEWRULE. Empty where it has none. */
+  readonly rules: readonly Uint8Array[];
 }
 
 /** Prefix and suffix of the interfaces that we add: tap0_caisson, tap1_caisson, … */
@@ -71,6 +76,7 @@ const REQUESTS = [
   dumpRoutes(),
   dumpNeighbours(),
   dumpQdiscs(),
+  dumpRules(),
 ] as const satisfies readonly NetlinkRequest[];
 
 /** A dump that keeps being interrupted by changes is given up after so many attempts. */
@@ -118,7 +124,8 @@ function collect(results: Awaited<ReturnType<typeof runInNetns>>): PodState | un
     if (result === undefined) return undefined;
     const [reply] = repliesOf(result, i + 1, [request]);
     if (reply === undefined || reply.interrupted) return undefined;
-    answers.push(requireSuccess(request, reply));
+    const lacking = request.type === RTM_GETRULE && reply.errno === Errno.EOPNOTSUPP;
+    answers.push(lacking ? [] : requireSuccess(request, reply));
   }
   const parsed = <T>(i: number, parse: (payload: Uint8Array) => T) =>
     once(() => (answers[i] ?? []).map((message) => parse(message.payload)));
@@ -140,6 +147,7 @@ function collect(results: Awaited<ReturnType<typeof runInNetns>>): PodState | un
       return neighbours();
     },
     qdiscs: parsed(4, parseQdisc)(),
+    rules: parsed(5, (payload) => payload)(),
   };
 }
 

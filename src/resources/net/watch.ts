@@ -29,8 +29,10 @@ const GROUPS =
   RouteGroup.Neighbour |
   RouteGroup.Ipv4Address |
   RouteGroup.Ipv4Route |
+  RouteGroup.Ipv4Rule |
   RouteGroup.Ipv6Address |
-  RouteGroup.Ipv6Route;
+  RouteGroup.Ipv6Route |
+  RouteGroup.Ipv6Rule;
 
 /** Watches until close(). One at a time for a PodNetwork; close it before detach(). */
 export class PodNetworkWatch {

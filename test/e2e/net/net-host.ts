@@ -138,6 +138,19 @@ export function routeLines(text: string): string[] {
     .sort();
 }
 
+/** Lines of `ip rule` of either program: iproute2 marks a device that is not there, busybox names no table by a name. */
+export function ruleLines(text: string): string[] {
+  return text
+    .split("\n")
+    .map((line) =>
+      line
+        .replace(/ \[detached\]| lookup unspec/g, "")
+        .replace(/\s+/g, " ")
+        .trim(),
+    )
+    .filter((line) => line !== "");
+}
+
 /** Every address but the link-local ones, which each kernel makes, as "interface address/prefix", of `ip -o addr` of either program. */
 export function addressLines(text: string): string[] {
   const found = [...text.matchAll(/^\d+: (\S+) +inet6? (\S+)/gm)].map(

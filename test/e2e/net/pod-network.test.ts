@@ -1,7 +1,7 @@
 /** Guests on networks that Debian's CNI plugins made. */
 import assert from "node:assert/strict";
 import { addressOf, bridgeNetwork, type CniPod, hostLocal } from "./cni.ts";
-import { addressLines, type Guest, type NetHost, routeLines, withNetHost } from "./net-host.ts";
+import { addressLines, type Guest, type NetHost, routeLines, ruleLines, withNetHost } from "./net-host.ts";
 
 const { netTest } = withNetHost();
 
@@ -46,14 +46,16 @@ interface Use {
 
 async function assertSameNetwork(guest: Guest, pod: CniPod, devices: string[]): Promise<void> {
   const own = (line: string) => devices.some((device) => line.includes(device));
-  const script = "ip route; echo; ip -6 route; echo =; ip -o addr; echo =; cat /sys/class/net/eth0/mtu";
-  const [routes = "", addresses = "", mtu] = (await guest.sh(script)).split("=\n");
+  const script =
+    "ip route; echo; ip -6 route; echo =; ip -o addr; echo =; ip rule; ip -6 rule; echo =; cat /sys/class/net/eth0/mtu";
+  const [routes = "", addresses = "", rules = "", mtu] = (await guest.sh(script)).split("=\n");
   const expected = (await pod.inside("ip", "route")) + (await pod.inside("ip", "-6", "route"));
   assert.deepEqual(routeLines(routes), routeLines(expected).filter(own));
   assert.deepEqual(
     addressLines(addresses).filter(own),
     addressLines(await pod.inside("ip", "-o", "addr")).filter(own),
   );
+  assert.deepEqual(ruleLines(rules), ruleLines(await pod.inside("sh", "-c", "ip rule; ip -6 rule")));
   assert.equal(mtu, await pod.inside("cat", "/sys/class/net/eth0/mtu"));
 }
 
@@ -201,10 +203,18 @@ netTest("a NIC, addresses, routes and neighbours that come and go later are the 
       "permanent",
     );
     await until("ip -o addr; ip neigh; ip route", /10\.83\.0\.200[\s\S]*00:77[\s\S]*198\.51\.100\.0\/24/);
+    await pod.inside("ip", "route", "add", "203.0.113.0/24", "via", "10.84.0.1", "table", "100");
+    await pod.inside("ip", "rule", "add", "from", "10.83.0.200", "lookup", "100", "priority", "900");
+    await pod.inside("ip", "-6", "rule", "add", "iif", "eth1", "prohibit", "priority", "901");
+    await until("ip rule; ip -6 rule", /^900:[\s\S]*^901:/m);
+    assert.match(await guest.sh("ip route show table 100"), /203\.0\.113\.0\/24 via 10\.84\.0\.1/);
     assert.match(await net.get("10.83.0.200", 80, "/passwd"), /root/);
     await assertSameNetwork(guest, pod, ["eth0", "eth1"]);
     await pod.inside("ip", "addr", "del", "10.83.0.200/24", "dev", "eth0");
     await pod.inside("ip", "route", "del", "198.51.100.0/24");
+    await pod.inside("ip", "rule", "del", "priority", "900");
+    await until("ip rule", "900:");
+    await pod.inside("ip", "-6", "rule", "del", "priority", "901");
     await until("ip -o addr; ip route", "10.83.0.200");
     await until("ip route", "198.51.100.0");
     await pod.del("eth1");

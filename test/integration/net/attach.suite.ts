@@ -3,11 +3,19 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import { test } from "node:test";
 import { closeFd } from "../../../src/native/fd.ts";
-import { NetlinkError } from "../../../src/netlink/index.ts";
+import { runInNetns } from "../../../src/native/net.ts";
+import {
+  dumpRules,
+  insertRule,
+  NetlinkError,
+  NetlinkProtocol,
+  NetlinkSocket,
+  removeRule,
+} from "../../../src/netlink/index.ts";
 import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
 import { readPodNetwork } from "../../../src/resources/net/index.ts";
 import { framesTowards } from "./frames.ts";
-import { MODELS, makePod, POD_MAC, recordingLog, snapshot } from "./pod-fixture.ts";
+import { MODELS, makePod, POD_MAC, recordingLog, shell, snapshot } from "./pod-fixture.ts";
 
 const ROUTES = `
 ip route add 169.254.1.1 dev eth0 scope link
@@ -16,11 +24,18 @@ ip route add 10.77.0.0/16 nexthop via 10.88.0.2 dev eth0 weight 2 nexthop via 20
 ip route add blackhole 10.99.0.0/24
 ip route add 198.51.100.0/24 via 203.0.113.1 dev eth0 onlink table 100
 ip -6 route add fd00:99::/64 via fe80::1 dev eth0 metric 300
+ip rule add from 198.51.100.0/24 iif lo lookup 100 priority 50
+ip rule add not to 10.0.0.0/8 fwmark 0x7/0xff ipproto udp dport 53 prohibit priority 60
+ip rule add oif elsewhere lookup 100 priority 70
+ip -6 rule add from fd00:88::5 iif eth0 lookup 100 suppress_prefixlength 0 priority 51
 ip neigh add 10.88.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent
 ip neigh add fd00:88::9 lladdr 02:00:00:00:00:0a dev eth0 nud permanent`;
 
+/** A device that a namespace has not is marked "[detached]". */
+const ruleLines = (text: string) => text.trim().replaceAll(" [detached]", "").split("\n");
+
 export function attachSuite(): void {
-  test("the guest gets addresses, routes (those of the prefixes as they are) and static neighbours", async () => {
+  test("the guest gets addresses, routes (those of the prefixes as they are), rules and static neighbours", async () => {
     const pod = await makePod({ mtu: 1450 });
     try {
       await pod.inPod(ROUTES);
@@ -69,6 +84,25 @@ export function attachSuite(): void {
         neighbours.map((entry) => `${entry.address} ${entry.mac} ${entry.device} ${entry.state}`).sort(),
         ["10.88.0.9 02:00:00:00:00:09 eth0 128", "fd00:88::9 02:00:00:00:00:0a eth0 128"],
       );
+      // As another kernel takes them: in a namespace that has none of them.
+      const [made] = await runInNetns(undefined, [{ do: "unshare-net" }]);
+      const other = made?.fd ?? -1;
+      const socket = await NetlinkSocket.open(other, NetlinkProtocol.Route);
+      const own = await socket.dump(dumpRules());
+      for (const rule of attached.network.guest.rules) await socket.request(insertRule(rule));
+      const list = "ip rule; ip -6 rule";
+      const [listed, expected] = [
+        await shell(`/proc/${process.pid}/fd/${other}`, list),
+        await pod.inPod(list),
+      ];
+      assert.deepEqual(
+        ruleLines(listed),
+        ruleLines(expected).filter((line) => !line.includes("elsewhere")),
+      );
+      for (const rule of attached.network.guest.rules) await socket.request(removeRule(rule));
+      assert.equal((await socket.dump(dumpRules())).length, own.length);
+      socket.close();
+      closeFd(other);
       await attached.detach();
     } finally {
       pod.close();

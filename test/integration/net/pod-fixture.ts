@@ -59,7 +59,7 @@ async function newNetns(): Promise<number> {
   return result.fd;
 }
 
-async function shell(netnsPath: string, script: string): Promise<string> {
+export async function shell(netnsPath: string, script: string): Promise<string> {
   const { stdout } = await run("nsenter", [`--net=${netnsPath}`, "sh", "-euc", script]);
   return stdout;
 }

@@ -34,7 +34,7 @@ const pod = { name: "eth0", mac: "02:00:00:00:00:01", mtu: 1450, addresses: ["10
 
 const whats = (plan: ReturnType<typeof planNetwork>) => plan.map(({ what }) => what);
 
-test("planNetwork() brings up loopback, sets the interface, then addresses, routes and neighbours", () => {
+test("planNetwork() brings up loopback, sets the interface, then addresses, routes, neighbours and rules", () => {
   const plan = planNetwork(
     request({
       interfaces: [pod],
@@ -43,6 +43,7 @@ test("planNetwork() brings up loopback, sets the interface, then addresses, rout
         { destination: "10.88.0.0/16", device: "eth0", scope: 253, source: "10.88.0.5" },
       ],
       neighbours: [{ address: "10.88.0.1", mac: "02:00:00:00:00:ff", device: "eth0" }],
+      rules: [Uint8Array.from(Buffer.from("020000000000000100000000" + "080006006f000000", "hex"))],
     }),
     [lo, nic],
   );
@@ -56,6 +57,7 @@ test("planNetwork() brings up loopback, sets the interface, then addresses, rout
     "adding the route to 10.88.0.0/16",
     "adding the route to default",
     "adding the neighbour 10.88.0.1",
+    "adding the routing rule 111",
   ]);
 });
 

@@ -37,6 +37,8 @@ const wanted = {
   interfaces: [eth0, eth1],
   routes: [onLink, viaGateway, { destination: "10.1.0.0/24", device: "eth1", scope: 253, family: 2 }],
   neighbours: [neighbour],
+  // struct fib_rule_hdr: AF_INET, FR_ACT_TO_TBL; FRA_PRIORITY 111.
+  rules: [Uint8Array.from(Buffer.from("020000000000000100000000" + "080006006f000000", "hex"))],
 };
 const last = request(wanted);
 
@@ -47,12 +49,13 @@ test("planRemovals() removes nothing when the request is repeated", () => {
   assert.deepEqual(whats(last), []);
 });
 
-test("planRemovals() removes routes, those through a gateway first, then neighbours, then addresses", () => {
+test("planRemovals() removes rules, then routes, those through a gateway first, then neighbours, then addresses", () => {
   const next = request({
     interfaces: [{ ...eth0, addresses: ["fd00::5/64"] }, eth1],
     routes: wanted.routes.slice(2),
   });
   assert.deepEqual(whats(next), [
+    "removing the routing rule 111",
     "removing the route to default",
     "removing the route to 10.0.0.0/24",
     "removing the neighbour 10.0.0.1",

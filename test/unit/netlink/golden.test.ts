@@ -246,6 +246,29 @@ test("a routing rule", () => {
   );
 });
 
+test("a routing rule as another kernel listed it, without that kernel's own flags", () => {
+  // AF_INET, from /24, table 100; FIB_RULE_PERMANENT | FIB_RULE_INVERT | FIB_RULE_IIF_DETACHED; FRA_SRC, FRA_PRIORITY.
+  const listed = "02001800 64000001 0b000000 08000200 0a000000 08000600 6f000000";
+  const wanted = "02001800 64000001 02000000 08000200 0a000000 08000600 6f000000";
+  const rule = netlink.portableRule(Uint8Array.from(Buffer.from(listed.replaceAll(" ", ""), "hex")));
+  assertRequest(netlink.insertRule(rule), 32, CREATE, wanted);
+  assertRequest(netlink.removeRule(rule), 33, 0, wanted);
+});
+
+test("the rules that each kernel makes, and a VRF's, are told from others", () => {
+  const rule = (priority: number, table: number, from = "") =>
+    netlink.addRule({
+      family: netlink.AF_INET,
+      ...{ priority, table, from, to: "", inInterface: "", outInterface: "", mark: 0, markMask: 0 },
+      action: netlink.FR_ACT_TO_TABLE,
+    }).payload;
+  const vrf = Uint8Array.of(...rule(1000, 0), 5, 0, 19, 0, 1, 0, 0, 0);
+  const made = [rule(0, 255), rule(32_766, 254), rule(32_767, 253), vrf].map(netlink.isKernelRule);
+  assert.deepEqual(made, [true, true, true, true]);
+  const others = [rule(0, 254), rule(100, 255), rule(32_766, 254, "10.0.0.0/8")].map(netlink.isKernelRule);
+  assert.deepEqual(others, [false, false, false]);
+});
+
 test("a guard chain", () => {
   assertRequest(
     netlink.addNetdevChain({ table: "t", name: "c", device: "eth0", hook: 1, priority: 1000, policy: 0 }),

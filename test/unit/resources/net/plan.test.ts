@@ -24,7 +24,7 @@ const eth0: Link = {
 };
 const tap = { name: "tap0_caisson", index: 3, queues: 2 };
 const target = { link: eth0, tap, present: undefined, foreign: [] };
-const state: PodState = { links: [eth0], addresses: [], routes: [], neighbours: [], qdiscs: [] };
+const state: PodState = { links: [eth0], addresses: [], routes: [], neighbours: [], qdiscs: [], rules: [] };
 const netns = { path: "/run/netns/x", device: 4, inode: 99 };
 const clsact: Qdisc = { index: 2, kind: "clsact", handle: 0xffff0000, parent: 0xfffffff1, stats: undefined };
 const foreign = (preference: number): Filter => ({
