@@ -10,13 +10,14 @@ import { hostFacts } from "./host-facts.ts";
 import { summarize } from "./statistics.ts";
 import type { Measurement, Suite } from "./suite.ts";
 import { bootSuite } from "./suites/boot.ts";
+import { monitorSuite } from "./suites/monitor.ts";
 import { netSuite } from "./suites/net.ts";
 
-const suites: readonly Suite[] = [bootSuite, netSuite];
+const suites: readonly Suite[] = [bootSuite, monitorSuite, netSuite];
 const MIN_RUNS = 5;
 
 /** Decimals by unit: times to a tenth of a millisecond are noise. */
-const decimals = { ms: 0, MiB: 1, bytes: 0, us: 0, "Mbit/s": 0, "1/s": 0 } as const;
+const decimals = { ms: 0, MiB: 1, bytes: 0, us: 0, "Mbit/s": 0, "1/s": 0, count: 0 } as const;
 
 function table(measurements: readonly Measurement[]): string {
   const rows = measurements.map(({ name, unit, values }) => {

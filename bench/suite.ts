@@ -2,7 +2,7 @@
 
 export interface Measurement {
   readonly name: string;
-  readonly unit: "ms" | "us" | "MiB" | "bytes" | "Mbit/s" | "1/s";
+  readonly unit: "ms" | "us" | "MiB" | "bytes" | "Mbit/s" | "1/s" | "count";
   /** One value per run. */
   readonly values: readonly number[];
 }

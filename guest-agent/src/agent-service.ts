@@ -11,7 +11,7 @@ import {
 import { type ServiceHandlers, type ServiceRegistration, serviceHandlers } from "../../src/ttrpc/index.ts";
 import type { ContainerRuntime } from "./container-runtime.ts";
 import { type FailPoint, withFailPoint } from "./failpoint.ts";
-import { kernelRelease, memoryBytes, onlineCpus, ownRssBytes } from "./guest-facts.ts";
+import { cpuUsec, kernelRelease, memoryBytes, onlineCpus, ownRssBytes, threads } from "./guest-facts.ts";
 import { onlineResources } from "./hotplug.ts";
 import { GuestNetwork } from "./net/network.ts";
 import { SHARED_PATH, setUpSandbox } from "./sandbox-setup.ts";
@@ -107,6 +107,8 @@ function guestInfo(deps: AgentServiceDeps): MessageInitShape<typeof GuestInfoRes
     onlineCpus: onlineCpus(),
     containerCount: deps.runtime.containerCount,
     streamCount: deps.streamCount(),
+    cpuUsec: cpuUsec(),
+    threadCount: threads(),
   };
 }
 

@@ -1,9 +1,11 @@
 /** Facts about the guest, read from /proc and /sys. */
 import * as sys from "sys";
 import { readText } from "./files.ts";
-import { countCpus, meminfoBytes } from "./proc-text.ts";
+import { busyTicks, countCpus, meminfoBytes, threadCount } from "./proc-text.ts";
 
 const PAGE_BYTES = 4096n;
+/** USER_HZ is 100 (include/uapi/asm-generic/param.h). */
+const MICROSECONDS_PER_TICK = 10_000n;
 
 export function memoryBytes(): { total: bigint; available: bigint } {
   const text = readText("/proc/meminfo") ?? "";
@@ -19,5 +21,9 @@ export function ownRssBytes(): bigint {
   const fields = (readText("/proc/self/statm") ?? "").split(" ");
   return BigInt(fields[1] ?? "0") * PAGE_BYTES;
 }
+
+export const cpuUsec = (): bigint => busyTicks(readText("/proc/stat") ?? "") * MICROSECONDS_PER_TICK;
+
+export const threads = (): number => threadCount(readText("/proc/loadavg") ?? "");
 
 export const kernelRelease = (): string => sys.kernelRelease();

@@ -18,3 +18,17 @@ export function countCpus(list: string): number {
   }
   return count;
 }
+
+/** Ticks that all processors were busy: the first line of /proc/stat less idle and iowait (proc_stat(5)). */
+export function busyTicks(stat: string): bigint {
+  const [user = 0n, nice = 0n, system = 0n, , , irq = 0n, softirq = 0n, steal = 0n] = (
+    /^cpu +(.*)$/m.exec(stat)?.[1] ?? ""
+  )
+    .split(" ")
+    .filter((field) => /^\d+$/.test(field))
+    .map(BigInt);
+  return user + nice + system + irq + softirq + steal;
+}
+
+/** The number after the slash of /proc/loadavg (proc_loadavg(5)). */
+export const threadCount = (loadavg: string): number => Number(/\/(\d+)/.exec(loadavg)?.[1] ?? 0);

@@ -34,6 +34,7 @@ bin/xz xz-utils
 bin/zstd zstd
 bin/unshare util-linux
 bin/script bsdutils
+bin/chromium chromium
 sbin/ip iproute2
 lib/cni/bridge containernetworking-plugins
 share/keyrings/debian-archive-keyring.gpg debian-archive-keyring

@@ -2,7 +2,7 @@
 import fs from "node:fs";
 import { basename } from "node:path";
 import { errnoOf, SandboxError } from "../base/errors.ts";
-import { readJournal } from "../persist/journal.ts";
+import { type JournalRecord, readJournal } from "../persist/journal.ts";
 import { isSameProcess } from "../persist/proc.ts";
 import { runRoot, type SandboxPaths, sandboxDirs, sandboxPaths } from "../persist/run-dir.ts";
 
@@ -28,27 +28,36 @@ export interface SandboxRecord {
 
 /** @throws SandboxError ERR_PERMISSION when the run directories cannot be read. */
 export function findSandboxes(): SandboxRecord[] {
-  const root = runRoot();
-  try {
-    fs.readdirSync(root);
-  } catch (cause) {
-    if (errnoOf(cause) === "ENOENT") return [];
-    if (errnoOf(cause) !== "EACCES") throw cause;
-    throw new SandboxError("ERR_PERMISSION", `${root} cannot be read: run this as root (sudo shim ...)`, {
-      cause,
-    });
-  }
+  assertReadable();
   return sandboxDirs().flatMap((dir) => {
     const record = readSandbox(dir);
     return record === undefined ? [] : [record];
   });
 }
 
+/** @throws SandboxError ERR_PERMISSION when the run directories cannot be read. */
+export function assertReadable(): void {
+  const root = runRoot();
+  try {
+    fs.readdirSync(root);
+  } catch (cause) {
+    if (errnoOf(cause) === "ENOENT") return;
+    if (errnoOf(cause) !== "EACCES") throw cause;
+    throw new SandboxError("ERR_PERMISSION", `${root} cannot be read: run this as root (sudo shim ...)`, {
+      cause,
+    });
+  }
+}
+
 /** The sandbox in `dir`; undefined when there is no journal (it is being made or removed). */
 export function readSandbox(dir: string): SandboxRecord | undefined {
+  const journal = readJournal(sandboxPaths(dir).journal);
+  return journal.length === 0 ? undefined : sandboxRecord(dir, journal);
+}
+
+/** What `journal`, that of `dir`, says; which of its processes run is looked up now. */
+export function sandboxRecord(dir: string, journal: readonly JournalRecord[]): SandboxRecord {
   const paths = sandboxPaths(dir);
-  const journal = readJournal(paths.journal);
-  if (journal.length === 0) return undefined;
   const facts = Object.assign({}, ...journal.flatMap((one) => (one.kind === "facts" ? [one.facts] : [])));
   const processes = journal.flatMap((one) =>
     one.kind === "process" && isSameProcess(one.pid, one.startTime) ? [{ name: one.name, pid: one.pid }] : [],

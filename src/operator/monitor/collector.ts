@@ -1,6 +1,7 @@
 /**
- * The figures of all sandboxes of this host, gathered when somebody asks. Connections to the shims are kept; one that
- * does not answer in time is shown with its last figures, so that a guest that hangs cannot hold up the others.
+ * The figures of all sandboxes of this host, gathered when somebody asks. Connections to the shims are kept. What does
+ * not come in time is shown as it was last, and what comes late is shown the next time: a guest that is slow or hangs
+ * holds up nobody.
  */
 import { promises as fs } from "node:fs";
 import { withDeadline } from "../../base/deadline.ts";
@@ -15,7 +16,7 @@ export interface SandboxSnapshot {
   readonly stats: StatsResponse | undefined;
   /** The shim answered this time. */
   readonly up: boolean;
-  /** The guest answered this time. */
+  /** The guest has answered since the last time. */
   readonly guestUp: boolean;
   /** By component. */
   readonly processes: ReadonlyMap<string, ProcessUsage>;
@@ -39,12 +40,25 @@ const ANSWER_MS = 120;
 /** A walk over a machine's page tables takes milliseconds: not for each scrape. */
 const PSS_AGE_MS = 15_000;
 
-interface Entry {
+class Entry {
   control: Promise<ControlConnection> | undefined;
   status: StatusResponse | undefined;
-  stats: StatsResponse | undefined;
-  memory: ReadonlyMap<string, number>;
-  memoryAt: number;
+  /** What the shim knows by itself. */
+  own: StatsResponse | undefined;
+  /** What the guest said last. */
+  guest: Pick<StatsResponse, "guest" | "containers" | "guestError"> | undefined;
+  guestAnsweredAt = Number.NEGATIVE_INFINITY;
+  asking: Promise<void> | undefined;
+  memory: ReadonlyMap<string, number> = new Map();
+  memoryAt = Number.NEGATIVE_INFINITY;
+
+  close(): void {
+    this.control?.then(
+      (connection) => connection[Symbol.dispose](),
+      () => undefined,
+    );
+    this.control = undefined;
+  }
 }
 
 export class Collector implements Disposable {
@@ -52,6 +66,8 @@ export class Collector implements Disposable {
   readonly #find: () => SandboxRecord[];
   readonly #entries = new Map<string, Entry>();
   #running: Promise<Snapshot> | undefined;
+  /** When the collection before the present one began. */
+  #previousAt = Number.NEGATIVE_INFINITY;
 
   constructor({ answerMs = ANSWER_MS, find = findSandboxes }: CollectorInit = {}) {
     this.#answerMs = answerMs;
@@ -67,7 +83,7 @@ export class Collector implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const entry of this.#entries.values()) closeQuietly(entry);
+    for (const entry of this.#entries.values()) entry.close();
     this.#entries.clear();
   }
 
@@ -76,80 +92,89 @@ export class Collector implements Disposable {
     const records = this.#find();
     this.#forget(new Set(records.map(({ dir }) => dir)));
     const sandboxes = await Promise.all(records.map((record) => this.#snapshot(record)));
+    this.#previousAt = startedAt;
     return { sandboxes, seconds: (performance.now() - startedAt) / 1000 };
   }
 
   #forget(present: ReadonlySet<string>): void {
     for (const [dir, entry] of this.#entries) {
       if (present.has(dir)) continue;
-      closeQuietly(entry);
+      entry.close();
       this.#entries.delete(dir);
     }
   }
 
   async #snapshot(record: SandboxRecord): Promise<SandboxSnapshot> {
-    let entry = this.#entries.get(record.dir);
-    if (entry === undefined) {
-      entry = { control: undefined, status: undefined, stats: undefined, memory: new Map(), memoryAt: 0 };
-      this.#entries.set(record.dir, entry);
-    }
+    const entry = this.#entries.get(record.dir) ?? new Entry();
+    this.#entries.set(record.dir, entry);
+    const measured = refreshMemory(record, entry);
     const up = record.owned && (await this.#ask(record, entry));
+    // The first measurement is worth waiting for.
+    if (entry.memory.size === 0)
+      await withDeadline(measured, this.#answerMs, "memory").catch(() => undefined);
     const processes = new Map<string, ProcessUsage>();
     for (const { name, pid } of record.processes) {
       const usage = processUsage(pid);
       if (usage !== undefined) processes.set(componentName(name), usage);
     }
-    refreshMemory(record, entry);
-    const { status, stats, memory } = entry;
-    return { record, status, stats, up, guestUp: up && stats?.guest !== undefined, processes, memory };
+    const { status, own, guest } = entry;
+    // Those of an orphan go one by one.
+    const memory = new Map([...entry.memory].filter(([component]) => processes.has(component)));
+    const guestUp = up && guest?.guest !== undefined && entry.guestAnsweredAt > this.#previousAt;
+    const stats = own === undefined ? undefined : { ...own, ...guest };
+    return { record, status, stats, up, guestUp, processes, memory };
   }
 
-  /** Whether the shim answered. */
+  /** Whether the shim answered in time. */
   async #ask(record: SandboxRecord, entry: Entry): Promise<boolean> {
-    try {
+    let answered = false;
+    const ask = async () => {
       entry.control ??= connectControl(record);
-      const ask = async () => {
-        const { calls } = await (entry.control as Promise<ControlConnection>); // set above
-        const [stats, status] = await Promise.all([
-          calls.stats({}),
-          // What it says does not change once the guest is there.
-          entry.status?.guest === undefined ? calls.status({}) : entry.status,
-        ]);
-        return { stats, status };
-      };
-      const { stats, status } = await withDeadline(ask(), this.#answerMs, "the shim's answer");
-      entry.stats = stats;
+      const { calls } = await entry.control;
+      entry.asking ??= askGuest(entry, calls);
+      const [own, status] = await Promise.all([
+        calls.stats({ shimOnly: true }),
+        // What it says does not change once the guest is there.
+        entry.status?.guest === undefined ? calls.status({}) : entry.status,
+      ]);
+      entry.own = own;
       entry.status = status;
-      return true;
+      answered = true;
+      await entry.asking;
+    };
+    try {
+      await withDeadline(ask(), this.#answerMs, "the shim's answer");
     } catch (error) {
-      // A shim that is only slow keeps its connection; what comes too late is dropped.
-      if ((error as { code?: unknown }).code !== "ERR_DEADLINE") {
-        closeQuietly(entry);
-        entry.control = undefined;
-      }
-      return false;
+      // A shim that is only slow keeps its connection.
+      if (errorCode(error) !== "ERR_DEADLINE") entry.close();
     }
+    return answered;
   }
 }
 
-function closeQuietly({ control }: Entry): void {
-  control?.then(
-    (connection) => connection[Symbol.dispose](),
-    () => undefined,
-  );
+const errorCode = (error: unknown): unknown => (error as { code?: unknown } | null)?.code;
+
+/** One question at a time: a guest that hangs is not asked more and more. Never rejects. */
+async function askGuest(entry: Entry, calls: ControlConnection["calls"]): Promise<void> {
+  try {
+    const { guest, containers, guestError } = await calls.stats({});
+    entry.guest = { containers, guestError, ...(guest && { guest }) };
+    entry.guestAnsweredAt = performance.now();
+  } catch {
+    // The shim's own answer, or the lack of it, tells why.
+  } finally {
+    entry.asking = undefined;
+  }
 }
 
-/** Starts a new measurement when the last one is old; nobody waits for it. */
-function refreshMemory({ processes }: SandboxRecord, entry: Entry): void {
-  if (Date.now() - entry.memoryAt < PSS_AGE_MS) return;
-  entry.memoryAt = Date.now();
-  const measure = async () => {
-    const memory = new Map<string, number>();
-    for (const { name, pid } of processes) {
-      const text = await fs.readFile(`/proc/${pid}/smaps_rollup`, "latin1").catch(() => "");
-      if (text !== "") memory.set(componentName(name), keyNumber(text, "Pss") * 1024);
-    }
-    entry.memory = memory;
-  };
-  void measure();
+/** Measures when the last time is long ago. Never rejects. */
+async function refreshMemory({ processes }: SandboxRecord, entry: Entry): Promise<void> {
+  if (performance.now() - entry.memoryAt < PSS_AGE_MS) return;
+  entry.memoryAt = performance.now();
+  const memory = new Map<string, number>();
+  for (const { name, pid } of processes) {
+    const text = await fs.readFile(`/proc/${pid}/smaps_rollup`, "latin1").catch(() => "");
+    if (text !== "") memory.set(componentName(name), keyNumber(text, "Pss") * 1024);
+  }
+  entry.memory = memory;
 }

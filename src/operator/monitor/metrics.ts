@@ -117,7 +117,7 @@ const sandboxMetrics: readonly MetricDefinition[] = [
   {
     name: "caisson_guest_up",
     type: "gauge",
-    help: "1 when the guest answered this scrape",
+    help: "1 when the guest has answered since the last scrape; otherwise its figures are older",
     samples: perSandbox(({ guestUp }) => Number(guestUp)),
   },
   {
@@ -260,6 +260,20 @@ const guestMetrics: readonly MetricDefinition[] = [
     type: "gauge",
     help: "Memory that the guest's kernel could still give",
     samples: perSandbox(({ stats }) => number(stats?.guest?.memoryAvailableBytes)),
+  },
+  {
+    name: "caisson_guest_cpu_seconds_total",
+    type: "counter",
+    help: "Time that the guest's processors were busy, by the guest's own count",
+    samples: perSandbox(({ stats }) =>
+      stats?.guest === undefined ? undefined : Number(stats.guest.cpuUsec) / 1e6,
+    ),
+  },
+  {
+    name: "caisson_guest_threads",
+    type: "gauge",
+    help: "Processes and threads in the guest, those of its kernel among them",
+    samples: perSandbox(({ stats }) => stats?.guest?.threadCount),
   },
   {
     name: "caisson_guest_cpus",

@@ -6,8 +6,10 @@ import { stateOf } from "./metrics.ts";
 
 /** Seconds between two loads of the page. */
 const REFRESH_SECONDS = 5;
-const BAR_WIDTH = 220;
-const BAR_HEIGHT = 14;
+const BAR_WIDTH = 110;
+const BAR_HEIGHT = 12;
+/** What needs somebody's attention comes first. */
+const STATE_ORDER = ["failed", "orphaned", "unresponsive", "unknown", "booting", "created", "stopping"];
 
 /** Text for HTML and for attribute values in double quotes. Pure. */
 export function escapeHtml(text: string): string {
@@ -36,7 +38,7 @@ export function statusPage(snapshot: Snapshot, hostName: string, version: string
 <body>
 <header><h1>${escapeHtml(title)}</h1><p>version ${escapeHtml(version)}, gathered in ${(snapshot.seconds * 1000).toFixed(0)} ms, <a href="/metrics">metrics</a></p></header>
 <section class="cards">${cards(sandboxes)}</section>
-${sandboxes.length === 0 ? "<p>No sandboxes on this host.</p>" : sandboxTable(sandboxes)}
+${sandboxes.length === 0 ? '<p class="none">No sandboxes on this host. The next pod with the runtime class of Caisson shows up here.</p>' : sandboxTable(sandboxes)}
 </body>
 </html>
 `;
@@ -44,40 +46,57 @@ ${sandboxes.length === 0 ? "<p>No sandboxes on this host.</p>" : sandboxTable(sa
 
 function cards(sandboxes: readonly SandboxSnapshot[]): string {
   const states = new Map<string, number>();
-  for (const sandbox of sandboxes) states.set(stateOf(sandbox), (states.get(stateOf(sandbox)) ?? 0) + 1);
+  for (const sandbox of byUrgency(sandboxes))
+    states.set(stateOf(sandbox), (states.get(stateOf(sandbox)) ?? 0) + 1);
   const memory = sandboxes.reduce((total, { memory: one }) => total + sum(one.values()), 0);
-  const all: [string, string][] = [
-    ["sandboxes", String(sandboxes.length)],
-    ...[...states].map(([state, count]): [string, string] => [state, String(count)]),
-    ["memory on the host", formatMemory(memory)],
+  const all: [string, string, string][] = [
+    ["sandboxes", String(sandboxes.length), ""],
+    ["memory on the host", formatMemory(memory), ""],
+    ...[...states].map(([state, count]): [string, string, string] => [state, String(count), state]),
   ];
   return all
-    .map(([name, value]) => `<div class="card"><b>${escapeHtml(value)}</b>${escapeHtml(name)}</div>`)
+    .map(
+      ([name, value, state]) =>
+        `<div class="card ${escapeHtml(state)}"><b>${escapeHtml(value)}</b>${escapeHtml(name)}</div>`,
+    )
     .join("");
 }
+
+/** What is wrong first, then the youngest. */
+function byUrgency(sandboxes: readonly SandboxSnapshot[]): SandboxSnapshot[] {
+  const urgency = (sandbox: SandboxSnapshot) => {
+    const at = STATE_ORDER.indexOf(stateOf(sandbox));
+    return at < 0 ? STATE_ORDER.length : at;
+  };
+  const startedAt = ({ record }: SandboxSnapshot) => numberFact(record, "startedAtMs") ?? 0;
+  return [...sandboxes].sort((a, b) => urgency(a) - urgency(b) || startedAt(b) - startedAt(a));
+}
+
+const HEADINGS = [
+  "Sandbox",
+  "State",
+  "Age",
+  "Containers",
+  "Machine",
+  "Boot",
+  "Memory on the host",
+  "Guest memory",
+] as const;
 
 function sandboxTable(sandboxes: readonly SandboxSnapshot[]): string {
   const longestBoot = Math.max(1, ...sandboxes.map(bootMs));
   const mostMemory = Math.max(1, ...sandboxes.map(({ memory }) => sum(memory.values())));
-  const rows = sandboxes.map((sandbox) => row(sandbox, longestBoot, mostMemory));
-  const headings = [
-    "Sandbox",
-    "State",
-    "Age",
-    "Containers",
-    "Machine",
-    "Boot",
-    "Memory on the host",
-    "Guest memory",
-  ];
-  return `<table>
-<thead><tr>${headings.map((heading) => `<th scope="col">${heading}</th>`).join("")}</tr></thead>
+  const rows = byUrgency(sandboxes).map((sandbox) => row(sandbox, longestBoot, mostMemory));
+  return `<p class="legend"><span>Boot: ${legend(bootColours)}</span><span>Memory: ${legend(componentColours)}</span></p>
+<table>
+<thead><tr>${HEADINGS.map((heading) => `<th scope="col">${heading}</th>`).join("")}</tr></thead>
 <tbody>
 ${rows.join("\n")}
 </tbody>
-</table>
-<p class="legend">Boot: ${legend(bootColours)} &nbsp; Memory: ${legend(componentColours)}</p>`;
+</table>`;
 }
+
+const NOTHING = '<span class="soft">–</span>';
 
 function row(sandbox: SandboxSnapshot, longestBoot: number, mostMemory: number): string {
   const { record, stats, status } = sandbox;
@@ -85,25 +104,37 @@ function row(sandbox: SandboxSnapshot, longestBoot: number, mostMemory: number):
   const name = pod === undefined ? record.id : `${fact(record, "podNamespace") ?? ""}/${pod}`;
   const state = stateOf(sandbox);
   const started = numberFact(record, "startedAtMs");
-  const machine = [
-    `${fact(record, "cpus") ?? "?"} CPU, ${fact(record, "memoryMiB") ?? "?"} MiB`,
-    [status?.guest?.kernelRelease, fact(record, "accel")]
-      .filter((part) => part !== undefined && part !== "")
-      .join(", "),
-  ];
-  const guest = stats?.guest;
-  const used = guest === undefined ? undefined : Number(guest.memoryTotalBytes - guest.memoryAvailableBytes);
+  const size = `${fact(record, "cpus") ?? "?"} CPU, ${fact(record, "memoryMiB") ?? "?"} MiB`;
+  const kind = [status?.guest?.kernelRelease, fact(record, "accel")].filter((part) => part).join(", ");
+  const memory = sum(sandbox.memory.values());
   const cells = [
-    `<td><b>${escapeHtml(name)}</b>${pod === undefined ? "" : `<small>${escapeHtml(record.id.slice(0, 16))}</small>`}</td>`,
-    `<td><span class="state ${escapeHtml(state)}">${escapeHtml(state)}</span></td>`,
-    `<td>${started === undefined ? "?" : formatDuration(Date.now() - started)}</td>`,
-    `<td class="number">${stats?.containers.length ?? "?"}</td>`,
-    `<td>${machine.map((line) => escapeHtml(line)).join("<small>")}</small></td>`,
-    `<td>${bar(bootParts(sandbox), longestBoot, `${(bootMs(sandbox) / 1000).toFixed(2)} s`)}</td>`,
-    `<td>${bar(memoryParts(sandbox), mostMemory, formatMemory(sum(sandbox.memory.values())))}</td>`,
-    `<td>${used === undefined ? "no answer" : `${formatMemory(used)} of ${formatMemory(Number(guest?.memoryTotalBytes ?? 0n))}`}</td>`,
+    `<b title="${escapeHtml(record.id)}">${escapeHtml(name)}</b>${pod === undefined ? "" : small(record.id.slice(0, 16))}`,
+    `<span class="state ${escapeHtml(state)}">${escapeHtml(state)}</span>${small(explain(sandbox, state))}`,
+    started === undefined ? NOTHING : formatDuration(Date.now() - started),
+    stats === undefined ? NOTHING : String(stats.containers.length),
+    escapeHtml(size) + small(kind),
+    bar(bootParts(sandbox), longestBoot, `${(bootMs(sandbox) / 1000).toFixed(2)} s`),
+    memory === 0 ? NOTHING : bar(memoryParts(sandbox), mostMemory, formatMemory(memory)),
+    guestMemory(sandbox),
   ];
-  return `<tr>${cells.join("")}</tr>`;
+  return `<tr>${cells.map((cell, at) => `<td data-label="${HEADINGS[at]}">${cell}</td>`).join("")}</tr>`;
+}
+
+const small = (text: string): string => (text === "" ? "" : `<small>${escapeHtml(text)}</small>`);
+
+/** What is wrong with it, or what to do about it; empty when all is well. */
+function explain({ status }: SandboxSnapshot, state: string): string {
+  if (state === "orphaned") return "its shim is gone: shim gc";
+  if (state === "unresponsive") return "its shim does not answer";
+  return (status?.failure ?? "").split("\n", 1)[0] ?? "";
+}
+
+function guestMemory({ stats, guestUp }: SandboxSnapshot): string {
+  const guest = stats?.guest;
+  if (guest === undefined) return NOTHING;
+  const used = formatMemory(Number(guest.memoryTotalBytes - guest.memoryAvailableBytes));
+  const of = ` of ${formatMemory(Number(guest.memoryTotalBytes))}`;
+  return `${used}<span class="soft">${of}</span>${small(guestUp ? "" : "from an earlier answer")}`;
 }
 
 interface Part {
@@ -157,6 +188,7 @@ const order = (name: string): number => {
 
 /** SVG has its sizes in attributes, so that the page needs no inline styles. */
 function bar(parts: readonly Part[], scale: number, label: string): string {
+  if (parts.length === 0) return NOTHING;
   let x = 0;
   const rects = parts.map(({ value, colour, text }) => {
     const width = (value / scale) * BAR_WIDTH;
@@ -165,7 +197,7 @@ function bar(parts: readonly Part[], scale: number, label: string): string {
     return rect;
   });
   const spoken = escapeHtml(`${label}: ${parts.map(({ text }) => text).join(", ")}`);
-  return `<svg width="${BAR_WIDTH}" height="${BAR_HEIGHT}" role="img" aria-label="${spoken}">${rects.join("")}</svg><small>${escapeHtml(label)}</small>`;
+  return `<svg width="${BAR_WIDTH}" height="${BAR_HEIGHT}" role="img" aria-label="${spoken}">${rects.join("")}</svg><span class="value">${escapeHtml(label)}</span>`;
 }
 
 function legend(colours: Readonly<Record<string, string>>): string {
@@ -183,23 +215,43 @@ function sum(values: Iterable<number>): number {
   return total;
 }
 
+/** Text has a contrast of at least 4.5 to 1 in both schemes (WCAG 2.2, 1.4.3). */
 const css = `
-:root { color-scheme: light dark; --line: #8884; --soft: #8888; }
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
-header { display: flex; align-items: baseline; gap: 1.5rem; flex-wrap: wrap; }
-h1 { font-size: 1.4rem; margin: 0; }
-header p, .legend { color: GrayText; margin: 0; }
-.cards { display: flex; gap: .75rem; margin: 1.25rem 0; flex-wrap: wrap; }
-.card { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .9rem; }
-.card b { display: block; font-size: 1.3rem; }
+:root { color-scheme: light dark; --line: #0002; --back: #fff; --text: #1b1d21; --soft: #5a6069; --link: #0b57d0;
+  --good: #1f6b2b; --bad: #b3201b; --busy: #7a5300; }
+@media (prefers-color-scheme: dark) { :root { --line: #fff3; --back: #15171b; --text: #e8eaed; --soft: #a5abb4;
+  --link: #8ab4f8; --good: #81c995; --bad: #f6a19b; --busy: #fdd663; } }
+* { box-sizing: border-box; }
+body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 88rem; padding: 0 1rem;
+  background: var(--back); color: var(--text); }
+a { color: var(--link); }
+header { display: flex; align-items: baseline; gap: .25rem 1.5rem; flex-wrap: wrap; }
+h1 { font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }
+header p, .legend, .soft, .none, small { color: var(--soft); }
+header p { margin: 0; }
+.cards { display: flex; gap: .6rem; margin: 1rem 0; flex-wrap: wrap; }
+.card { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .9rem; }
+.card b { display: block; font-size: 1.25rem; }
+.legend { display: flex; gap: .25rem 2rem; flex-wrap: wrap; margin: 0 0 .5rem; }
 table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--line); padding: .35rem .6rem; }
-td { border-bottom: 1px solid var(--line); padding: .45rem .6rem; vertical-align: top; }
-td small { display: block; color: GrayText; }
-td.number { text-align: right; padding-right: 2rem; }
-svg[role] { background: var(--line); border-radius: 3px; }
-.state { border-radius: 4px; padding: .1rem .45rem; border: 1px solid var(--soft); }
-.running { background: #2e7d3222; border-color: #2e7d32; }
-.failed, .orphaned, .unresponsive { background: #c6282822; border-color: #c62828; }
-.legend { margin-top: .9rem; }
+th { position: sticky; top: 0; background: var(--back); text-align: left; white-space: nowrap; padding: .35rem .5rem;
+  box-shadow: inset 0 -2px var(--line); }
+td { border-bottom: 1px solid var(--line); padding: .3rem .5rem; vertical-align: top; white-space: nowrap; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+td:nth-child(2) small { white-space: normal; min-width: 9rem; max-width: 14rem; }
+small { display: block; font-size: .8rem; line-height: 1.25; }
+td svg { background: var(--line); border-radius: 3px; vertical-align: middle; }
+.value { margin-left: .5rem; }
+.state { border-radius: 4px; padding: 0 .4rem; border: 1px solid currentColor; color: var(--soft); }
+.state.running, .card.running b { color: var(--good); }
+.state.booting, .card.booting b { color: var(--busy); }
+.state.failed, .state.orphaned, .state.unresponsive, .card.failed b, .card.orphaned b, .card.unresponsive b { color: var(--bad); }
+@media (max-width: 76rem) {
+  thead { display: none; }
+  table, tbody, tr, td { display: block; }
+  tr { border: 1px solid var(--line); border-radius: 6px; margin-bottom: .6rem; padding: .3rem 0; }
+  td { border: 0; padding: .15rem .7rem .15rem 10.5rem; text-indent: -9.8rem; }
+  td > * { text-indent: 0; }
+  td::before { content: attr(data-label); display: inline-block; width: 9.8rem; text-indent: 0; color: var(--soft); }
+}
 `;

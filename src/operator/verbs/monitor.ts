@@ -4,15 +4,14 @@ import { type Arguments, UsageError } from "../../cli/index.ts";
 import type { OperatorHost } from "../host.ts";
 import { Collector } from "../monitor/collector.ts";
 import { type ListenAddress, serveMonitor } from "../monitor/server.ts";
-import { findSandboxes } from "../sandbox-record.ts";
+import { SandboxWatch } from "../monitor/watch.ts";
 
 const DEFAULT_LISTEN = "127.0.0.1:8090";
 
 export async function runMonitor(args: Arguments, host: OperatorHost): Promise<number> {
   const listen = parseListen(args.value("listen") ?? DEFAULT_LISTEN);
-  // Says at once when the run directories are closed to us.
-  findSandboxes();
-  using collector = new Collector();
+  using sandboxes = new SandboxWatch();
+  using collector = new Collector({ find: () => sandboxes.records() });
   await using server = await serveMonitor(collector, listen, host.version);
   const { address } = server;
   const shown = isIPv6(address.host) ? `[${address.host}]` : address.host;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { countCpus, meminfoBytes } from "../../../guest-agent/src/proc-text.ts";
+import { busyTicks, countCpus, meminfoBytes, threadCount } from "../../../guest-agent/src/proc-text.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
 
 const meminfo =
@@ -38,4 +38,12 @@ test("parseUevent() reads the kernel's fields", () => {
 test("parseUevent() refuses what is no kernel event", () => {
   assert.equal(parseUevent("libudev\0\0"), undefined);
   assert.equal(parseUevent(""), undefined);
+});
+
+test("busy time is all but idle and iowait; threads are those that exist", () => {
+  const stat = "cpu  10 1 20 4000 300 2 3 4 0 0\ncpu0 10 1 20 4000 300 2 3 4 0 0\nintr 5\n";
+  assert.equal(busyTicks(stat), 40n);
+  assert.equal(busyTicks(""), 0n);
+  assert.equal(threadCount("0.20 0.18 0.12 1/80 11206\n"), 80);
+  assert.equal(threadCount(""), 0);
 });
