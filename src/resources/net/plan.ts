@@ -103,13 +103,19 @@ export function undoRecordOf(plan: WiringPlan, netns: NetnsIdentity): NetUndoRec
     version: 1,
     netns: { path: netns.path, device: netns.device, inode: netns.inode },
     model: plan.model,
-    undo: plan.steps.flatMap(undoActions),
+    undo: ordered(plan.steps.flatMap(undoActions)),
   };
 }
 
 /** What undoes the steps of one tap. */
 export function undoOfNic(plan: WiringPlan, tap: string): UndoAction[] {
-  return plan.steps.filter((step) => step.nic === tap).flatMap(undoActions);
+  return ordered(plan.steps.filter((step) => step.nic === tap).flatMap(undoActions));
+}
+
+/** Filters last, so that they are undone first: a qdisc is ours to remove only when it is empty. */
+function ordered(actions: readonly UndoAction[]): UndoAction[] {
+  const isFilter = ({ undo }: UndoAction) => undo === "filter";
+  return [...actions.filter((action) => !isFilter(action)), ...actions.filter(isFilter)];
 }
 
 function undoActions(step: PlanStep): readonly UndoAction[] {

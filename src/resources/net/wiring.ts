@@ -142,7 +142,12 @@ async function wireOnce(
     return { plan, state, links, tapFds: executed.tapFds, vhostFds };
   } catch (error) {
     closeAll(executed?.tapFds ?? new Map(), vhostFds);
-    await undoInNetns(record.undo, netns);
+    // What the kernel refused was not made by us: where it exists already, it is somebody else's.
+    const refused = error instanceof StepError ? error.step.undo : undefined;
+    await undoInNetns(
+      record.undo.filter((action) => action !== refused),
+      netns,
+    );
     throw error;
   }
 }

@@ -1,5 +1,6 @@
 /** Taking the wiring back: in order, from the journal alone, and many times. */
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { errnoOf } from "../../../src/base/errors.ts";
@@ -15,7 +16,7 @@ import {
   TC_CLSACT_IN,
 } from "../../../src/netlink/index.ts";
 import { executePlan } from "../../../src/resources/net/execute.ts";
-import { undoPodNetwork } from "../../../src/resources/net/index.ts";
+import { LocalhostForward, undoPodNetwork } from "../../../src/resources/net/index.ts";
 import { openNetns } from "../../../src/resources/net/netns.ts";
 import { undoRecordOf, type WiringPlan } from "../../../src/resources/net/plan.ts";
 import { planFor } from "./plan-for.ts";
@@ -32,6 +33,29 @@ async function executePrefix(
 ): Promise<number[]> {
   const { tapFds } = await executePlan({ steps: plan.steps.slice(0, count) }, netnsFd, socket, silentLog);
   return [...tapFds.values()].flat();
+}
+
+/** Pods that are wired at the same time, and how often each is before it is replaced by a new one. */
+const LANES = 5;
+const CYCLES_PER_POD = 20;
+
+/** This process's descriptors of programs, maps and links of bpf(2). */
+function bpfDescriptors(): string[] {
+  return readdirSync("/proc/self/fd").filter((fd) => {
+    try {
+      return /bpf[-_]/.test(readlinkSync(`/proc/self/fd/${fd}`));
+    } catch {
+      return false; // the directory's own
+    }
+  });
+}
+
+/** IDs of the programs behind the links that this process holds: LocalhostForward's, each with its map. */
+function linkPrograms(): number[] {
+  return bpfDescriptors().flatMap((fd) => {
+    const id = /^prog_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"))?.[1];
+    return id === undefined ? [] : [Number(id)];
+  });
 }
 
 /** IDs of the programs that our filters on eth0 and the tap run. */
@@ -145,30 +169,40 @@ export function undoSuite(): void {
     }
   });
 
-  test(`${CYCLES} cycles of wiring and unwiring leave links, filters, qdiscs, chains and programs even`, async () => {
-    const pods = await Promise.all(Array.from({ length: 5 }, () => makePod()));
-    try {
-      const before = await Promise.all(pods.map(snapshot));
-      const programs: number[] = [];
-      let left = CYCLES;
-      await Promise.all(
-        pods.map(async (pod, i) => {
-          for (let cycle = 0; left > 0; cycle++) {
+  test(`${CYCLES} cycles of wiring and unwiring leave links, filters, qdiscs, chains, maps and programs even`, async () => {
+    const programs: number[] = [];
+    let left = CYCLES;
+    const lane = async (i: number) => {
+      for (let pods = 0; left > 0; pods++) {
+        const pod = await makePod();
+        try {
+          const before = await snapshot(pod);
+          for (let cycle = 0; left > 0 && cycle < CYCLES_PER_POD; cycle++) {
             left--;
             const model = MODELS[(i + cycle) % MODELS.length] ?? "tcfilter";
             const attached = await pod.attach({ model });
-            if (model === "ebpf" && cycle < 10) programs.push(...(await programIds(pod)));
+            const forward = await LocalhostForward.open({
+              netnsPath: pod.netnsPath,
+              dial: () => Promise.reject(new Error("nobody dials")),
+              log: silentLog,
+            });
+            // Every cycle would take as long as the wiring itself.
+            if (cycle < 3)
+              programs.push(...linkPrograms(), ...(model === "ebpf" ? await programIds(pod) : []));
+            await forward.close();
             await attached.detach();
           }
-        }),
-      );
-      assert.deepEqual(await Promise.all(pods.map(snapshot)), before);
-      assert.ok(CYCLES < 10 || programs.length > 0);
-      // A program ends a grace period after its filter.
-      for (let i = 0; i < 20 && programs.some(programExists); i++) await delay(100);
-      assert.deepEqual(programs.filter(programExists), []);
-    } finally {
-      for (const pod of pods) pod.close();
-    }
+          assert.equal(await snapshot(pod), before, `pod ${pods} of lane ${i}`);
+        } finally {
+          pod.close();
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: LANES }, (_, i) => lane(i)));
+    assert.ok(programs.length > 0);
+    // A program ends a grace period after its last user, and its maps with it unless a descriptor holds them.
+    for (let i = 0; i < 50 && programs.some(programExists); i++) await delay(100);
+    assert.deepEqual(programs.filter(programExists), []);
+    assert.deepEqual(bpfDescriptors(), []);
   });
 }

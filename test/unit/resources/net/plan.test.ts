@@ -76,6 +76,7 @@ test("the undo of a redirect names everything outside the tap itself, newest las
     undo: [
       { undo: "link", index: 3, name: "tap0_caisson", kind: "tun" },
       { undo: "nft-table", name: "caisson_guard_tap0" },
+      { undo: "qdisc", index: 2, kind: "clsact" },
       {
         undo: "filter",
         index: 2,
@@ -84,7 +85,6 @@ test("the undo of a redirect names everything outside the tap itself, newest las
         kind: "bpf",
         target: "caisson_guard",
       },
-      { undo: "qdisc", index: 2, kind: "clsact" },
       { undo: "filter", index: 2, parent: 0xfffffff2, preference: 49152, kind: "bpf", target: "caisson_3" },
     ],
   });
