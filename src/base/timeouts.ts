@@ -23,6 +23,8 @@ const base = {
   childStop: 2_000,
   /** Without progress of a stdio stream after exit, before it is cut at Delete. */
   stdioDrain: 5_000,
+  /** All draining of a process's output after its exit, however it moves: the guest decides how much comes. */
+  stdioDrainAll: 30_000,
   /** Start of a logging binary to its ready sign. */
   loggerReady: 10_000,
   /** A logging binary's end of file to its own end; containerd's own shim gives 12 s in all. */

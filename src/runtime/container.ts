@@ -13,6 +13,9 @@ export interface ContainerInit {
   readonly inGuest: boolean;
 }
 
+/** Milliseconds between two reports of one container's; a guest may say it any number of times. */
+const OUT_OF_MEMORY_PAUSE_MS = 1_000;
+
 export class Container {
   readonly id: string;
   readonly bundle: string;
@@ -21,6 +24,7 @@ export class Container {
   readonly #undo: UndoStack;
   readonly #execs = new Map<string, ContainerProcess>();
   paused = false;
+  #outOfMemoryAt = Number.NEGATIVE_INFINITY;
 
   constructor(init: ContainerInit) {
     this.id = init.id;
@@ -28,6 +32,14 @@ export class Container {
     this.init = init.init;
     this.inGuest = init.inGuest;
     this.#undo = init.undo;
+  }
+
+  /** Takes a report of the guest's. @returns whether it is to be passed on. */
+  noteOutOfMemory(): boolean {
+    const now = performance.now();
+    if (now - this.#outOfMemoryAt < OUT_OF_MEMORY_PAUSE_MS) return false;
+    this.#outOfMemoryAt = now;
+    return true;
   }
 
   /** @throws ERR_NOT_FOUND */

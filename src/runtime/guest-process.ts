@@ -22,7 +22,10 @@ export function guestProcess(
   return {
     start: async () => {
       await beforeStart();
-      return { pid: (await agent.calls.startProcess({ containerId, execId })).pid };
+      const { pid } = await agent.calls.startProcess({ containerId, execId });
+      if (pid === 0)
+        throw new SandboxError("ERR_PROTOCOL", "the guest's agent has started a process with pid 0");
+      return { pid };
     },
     signal: async (signal, all) => {
       const limit = { timeoutMs: timeoutMs("guestSignal") };

@@ -320,8 +320,9 @@ export class Sandbox {
       const { containerId, execId, status, exitedAtUnixNano } = it.value;
       const exitedAt = new Date(Number(exitedAtUnixNano / 1_000_000n));
       this.#findProcess(containerId, execId)?.settle({ status, exitedAt });
-    } else if (it.case === "outOfMemory" && this.#containers.has(it.value.containerId)) {
-      this.#init.observer.outOfMemory(it.value.containerId);
+    } else if (it.case === "outOfMemory") {
+      const { containerId } = it.value;
+      if (this.#containers.get(containerId)?.noteOutOfMemory()) this.#init.observer.outOfMemory(containerId);
     }
   }
 

@@ -94,8 +94,11 @@ const textOf = (fields: Fields, number: number): string =>
 /** The values of each field, in order; undefined when `bytes` is no protobuf message. */
 function readFields(bytes: Uint8Array): Fields | undefined {
   const fields = new Map<number, (bigint | Uint8Array)[]>();
-  const add = (number: number, value: bigint | Uint8Array) =>
-    fields.set(number, [...(fields.get(number) ?? []), value]);
+  const add = (number: number, value: bigint | Uint8Array) => {
+    const values = fields.get(number);
+    if (values === undefined) fields.set(number, [value]);
+    else values.push(value);
+  };
   let at = 0;
   const varint = (): bigint | undefined => {
     let value = 0n;

@@ -22,7 +22,7 @@ import {
 import { byteStreamFromSocket } from "../../src/ttrpc/node-stream.ts";
 import { built } from "./paths.ts";
 import { run, runOk } from "./run.ts";
-import { writeShimConfig } from "./shim-config.ts";
+import { type ConfigOverrides, writeShimConfig } from "./shim-config.ts";
 import { WORLD_VARIABLE, type World } from "./world.ts";
 
 export interface SeenEvent {
@@ -39,6 +39,9 @@ export interface DirectShimInit {
   /** config.json of the bundle; absent for the sandbox API, whose bundle has none. */
   readonly spec?: OciSpec;
   readonly stdin?: Uint8Array;
+  /** What its configuration file says besides the parts of this checkout. */
+  readonly config?: ConfigOverrides;
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 interface LogReader {
@@ -83,8 +86,8 @@ export class DirectShim implements AsyncDisposable {
   /** Makes a bundle and runs `start` in it. The caller disposes of the shim before its world. */
   static async start(init: DirectShimInit): Promise<DirectShim> {
     const { world, id, spec } = init;
-    const configFile = join(world.dir, "configuration.toml");
-    writeShimConfig(configFile);
+    const configFile = join(world.dir, `${id}.toml`);
+    writeShimConfig(configFile, init.config);
     const bundle = makeBundle(world, id, spec);
     const log = await collectLog(join(bundle, "log"));
     const events: SeenEvent[] = [];
@@ -96,6 +99,7 @@ export class DirectShim implements AsyncDisposable {
       CAISSON_CONF_FILE: configFile,
       TTRPC_ADDRESS: address,
       [WORLD_VARIABLE]: world.name,
+      ...init.env,
     };
     const argv = [init.program ?? built.shim, ...flagsOf(world, id), "start"];
     // The working directory must be the bundle, and nsenter enters the world in its root. The shell stays, for runc's

@@ -5,6 +5,7 @@
 import { describeError } from "../../base/errors.ts";
 import { failPoint } from "../../base/failpoint.ts";
 import type { Log } from "../../base/log.ts";
+import { timeoutMs } from "../../base/timeouts.ts";
 import type { InputSource, OutputSink } from "./endpoints.ts";
 import type { HostStdio } from "./open.ts";
 
@@ -68,24 +69,28 @@ export class ProcessIo {
   }
 
   /**
-   * Waits until all output was delivered, or until nothing moved for as long as the sinks have patience.
+   * Waits until all output was delivered, or until nothing moved for as long as the sinks have patience, or for as long
+   * as a guest may go on sending.
    * @returns whether all was delivered.
    */
   async drain(): Promise<boolean> {
     const sinks = [this.#host.stdout, this.#host.stderr];
     const patienceMs = Math.max(0, ...sinks.map((sink) => sink?.patienceMs ?? 0));
     let timer: ReturnType<typeof setInterval> | undefined;
+    let limit: ReturnType<typeof setTimeout> | undefined;
     const stalled = new Promise<false>((resolve) => {
       let seen = this.#progress;
       timer = setInterval(() => {
         if (this.#progress === seen) resolve(false);
         seen = this.#progress;
       }, patienceMs);
+      limit = setTimeout(() => resolve(false), Math.max(patienceMs, timeoutMs("stdioDrainAll")));
     });
     try {
       return await Promise.race([this.#outputs.then(() => true as const), stalled]);
     } finally {
       clearInterval(timer);
+      clearTimeout(limit);
     }
   }
 
