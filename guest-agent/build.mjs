@@ -1,7 +1,7 @@
 // Builds dist/guest/agent: TypeScript -> one ES module (esbuild) -> QuickJS bytecode -> a static ELF file.
 // Usage: node guest-agent/build.mjs [--debug]; exported for scripts/build.mjs as buildGuestAgent().
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
@@ -114,6 +114,10 @@ export async function buildGuestAgent(options = {}) {
   await bundle(options.entry ?? join(here, "src/main.ts"), bundled, options.debug ?? false);
   const bytecode = join(workDir, "bytecode.c");
   execFileSync(compiler, [bundled, bytecode], { stdio: "inherit" });
+  // osbuilder reads the version from the program; nothing in it refers to this.
+  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const marker = `__attribute__((used, retain)) const char agent_version[] = "caisson-agent/${version}";\n`;
+  appendFileSync(bytecode, marker);
 
   const objects = [];
   for (const name of names.filter((name) => name.endsWith(".c") && name !== "compile.c").sort()) {

@@ -64,12 +64,13 @@ export const wantedModules: readonly WantedModule[] = [
     "CONFIG_VIRTIO_BALLOON",
   ),
   optional("virtio_mem", `virtio:${virtioId.mem}`, "virtio-mem (adding memory)", "CONFIG_VIRTIO_MEM"),
-  optional(
-    "overlay",
-    "demand:overlay",
-    "overlayfs (layered root file systems in the guest)",
-    "CONFIG_OVERLAY_FS",
-  ),
+  {
+    name: "overlay",
+    when: "demand:overlay",
+    feature: "overlayfs (layered root file systems in the guest)",
+    symbol: "CONFIG_OVERLAY_FS",
+    required: true,
+  },
 ];
 
 function optional(name: string, when: LoadCondition, feature: string, symbol: string): WantedModule {

@@ -213,7 +213,9 @@ function fishScript(program: ProgramDefinition): string {
       .join("; and ");
     const own = optionsOf(command).map((option) => {
       const short = option.short === undefined ? "" : ` -s ${option.short}`;
-      const value = option.value === undefined ? "" : ` -r${fishArguments(name, option.complete)}`;
+      // -r alone would offer files beside the words.
+      const required = option.complete?.kind === "file" ? " -r" : " -x";
+      const value = option.value === undefined ? "" : `${required}${fishArguments(name, option.complete)}`;
       return `complete -c ${name} -n ${quote(here)} -l ${option.name}${short}${value} -d ${quote(oneLine(option.help))}`;
     });
     const operand = command.operands[0]?.complete;

@@ -23,6 +23,15 @@ export function parseCommandLine(program: ProgramDefinition, argv: readonly stri
   return parseCommand(found.command, words.slice(found.words));
 }
 
+/** The command that `argv` begins with, also where the rest is wrong. */
+export function commandOf(
+  program: ProgramDefinition,
+  argv: readonly string[],
+): CommandDefinition | undefined {
+  const [first = "", ...rest] = argv;
+  return find(program, [...(program.aliases?.[first] ?? [first]), ...rest])?.command;
+}
+
 /** The command that `words` begin with, and how many of them are its name. */
 function find(program: ProgramDefinition, words: readonly string[]) {
   for (const count of [2, 1]) {

@@ -58,7 +58,11 @@ export async function checkHost(path: string | undefined, host: OperatorHost): P
   try {
     config = await loadConfig(path === undefined ? {} : { path });
   } catch (error) {
-    return [...results, fail("configuration", describeError(error), "shim config check FILE says more")];
+    const found = describeError(error);
+    const remedy = found.endsWith("does not exist")
+      ? "shim config paths shows where it is looked for"
+      : "shim config check FILE says more";
+    return [...results, fail("configuration", found, remedy)].map(withoutRights);
   }
   results.push(configuration(config));
   for (const check of checks) {
@@ -68,7 +72,13 @@ export async function checkHost(path: string | undefined, host: OperatorHost): P
       results.push(fail(check.name, describeError(error), ""));
     }
   }
-  return results;
+  return results.map(withoutRights);
+}
+
+/** What a user may not look at says nothing of the host. */
+function withoutRights(result: CheckResult): CheckResult {
+  if (process.getuid?.() === 0 || !/EACCES|EPERM|cannot be read/.test(result.found)) return result;
+  return { ...result, remedy: "run this as root: sudo shim check" };
 }
 
 const checks: readonly Check[] = [
@@ -87,7 +97,7 @@ const checks: readonly Check[] = [
   containerd,
   runtimeInstalled,
   tools,
-  orphans,
+  sandboxes,
 ];
 
 function rights(): CheckResult {
@@ -325,7 +335,7 @@ function tools({ host, distro }: Context): CheckResult {
   }
 }
 
-function orphans(): CheckResult {
+function sandboxes(): CheckResult {
   const all = findSandboxes();
   const left = all.filter(({ owned }) => !owned);
   if (left.length === 0) return ok("sandboxes", `${all.length} in use, none orphaned`);

@@ -43,6 +43,8 @@ export async function environment(config: Config, host: OperatorHost): Promise<E
       Path: programs.qemu.path,
       Firmware: firmware(config, programs.qemu.path),
       ...accelerator(config),
+      SharedFS: config.hypervisor.sharedFs,
+      MemorySlots: config.hypervisor.memorySlots,
       DefaultVCPUs: config.hypervisor.defaultVcpus,
       DefaultMemoryMiB: config.hypervisor.defaultMemory,
       Debug: config.hypervisor.enableDebug,

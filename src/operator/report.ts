@@ -23,6 +23,8 @@ export interface ReportFile {
 }
 
 const LIMIT_MS = 10_000;
+/** containerd's own default. */
+const CONTAINERD_SOCKET = "/run/containerd/containerd.sock";
 /** Lines of a service's journal. */
 const JOURNAL_LINES = "2000";
 const plain = (_style: unknown, text: string): string => text;
@@ -31,36 +33,36 @@ export async function gatherReport(
   configPath: string | undefined,
   host: OperatorHost,
 ): Promise<ReportFile[]> {
-  const files: ReportFile[] = [];
-  const add = async (path: string, what: string, make: () => Promise<string> | string) => {
-    let content: string;
-    try {
-      content = await make();
-    } catch (error) {
-      content = `not available: ${describeError(error)}\n`;
-    }
-    files.push({ path, what, content });
+  const files: Promise<ReportFile>[] = [];
+  const add: Add = (path, what, make) => {
+    files.push(
+      (async () => {
+        try {
+          return { path, what, content: await make() };
+        } catch (error) {
+          return { path, what, content: `not available: ${describeError(error)}\n` };
+        }
+      })(),
+    );
   };
-  await add("env.json", "versions, paths and choices (shim env)", async () =>
+  add("env.json", "versions, paths and choices (shim env)", async () =>
     json(await environment(await loadConfig(initOf(configPath)), host)),
   );
-  await add("check.json", "requirements of this host (shim check)", async () =>
+  add("check.json", "requirements of this host (shim check)", async () =>
     json(await checkHost(configPath, host)),
   );
-  await add("config.toml", "the effective configuration with origins (shim config show)", async () =>
+  add("config.toml", "the effective configuration with origins (shim config show)", async () =>
     redactConfigText(renderValues(configValues(await loadConfig(initOf(configPath))), plain)),
   );
-  let views: SandboxView[] = [];
-  await add("sandboxes.json", "all sandboxes (shim list)", async () => {
-    views = await viewSandboxes();
-    return json(views.map(describe));
-  });
-  for (const view of views) await addSandbox(view, add);
-  await addEngine(add);
-  return files;
+  const views = await viewSandboxes();
+  add("sandboxes.json", "all sandboxes (shim list)", () => json(views.map(describe)));
+  for (const view of views) addSandbox(view, add);
+  addEngine(add);
+  addContainerd(views, add);
+  return await Promise.all(files);
 }
 
-type Add = (path: string, what: string, make: () => Promise<string> | string) => Promise<void>;
+type Add = (path: string, what: string, make: () => Promise<string> | string) => void;
 
 const initOf = (path: string | undefined) => (path === undefined ? {} : { path });
 
@@ -73,19 +75,17 @@ function json(value: unknown): string {
   return `${text}\n`;
 }
 
-async function addSandbox({ record, status }: SandboxView, add: Add): Promise<void> {
+function addSandbox({ record, status }: SandboxView, add: Add): void {
   const dir = `sandboxes/${record.id}`;
-  await add(`${dir}/journal.json`, `${record.id}: what exists because of it`, () =>
-    json(readJournal(record.paths.journal)),
-  );
-  await add(`${dir}/status.json`, `${record.id}: state, as its shim tells it`, () =>
+  add(`${dir}/journal.json`, "what exists because of it", () => json(readJournal(record.paths.journal)));
+  add(`${dir}/status.json`, "its state, as its shim tells it", () =>
     json(status ?? "the shim does not answer"),
   );
-  await add(`${dir}/stats.json`, `${record.id}: counters of shim and guest`, async () => {
+  add(`${dir}/stats.json`, "counters of shim and guest", async () => {
     using control = await connectControl(record);
     return json(await control.calls.stats({}));
   });
-  await add(`${dir}/events.json`, `${record.id}: what happened`, async () => {
+  add(`${dir}/events.json`, "what happened (shim events)", async () => {
     using control = await connectControl(record);
     return json((await control.calls.events({ after: 0n, waitMs: 0 })).events);
   });
@@ -93,15 +93,13 @@ async function addSandbox({ record, status }: SandboxView, add: Add): Promise<vo
     ["shim.log", record.paths.shimLog],
     ["console.log", record.paths.consoleLog],
   ] as const) {
-    await add(
-      `${dir}/${name}`,
-      `${record.id}: ${name === "shim.log" ? "its shim's log" : "its guest's console"}`,
-      () => redactUrl(readBoth(path)),
+    add(`${dir}/${name}`, name === "shim.log" ? "its shim's log" : "its guest's console", () =>
+      redactUrl(readBoth(path)),
     );
   }
-  await add(`${dir}/processes.txt`, `${record.id}: its processes' command lines`, () => commandLines(record));
+  add(`${dir}/processes.txt`, "command lines of its processes", () => commandLines(record));
   for (const bundle of bundlesOf(record, status)) {
-    await add(`${dir}/specs/${bundle.id}.json`, `${record.id}: OCI spec of container ${bundle.id}`, () =>
+    add(`${dir}/specs/${bundle.id}.json`, "OCI spec of this container", () =>
       json(redactSpec(JSON.parse(fs.readFileSync(join(bundle.path, "config.json"), "utf8")))),
     );
   }
@@ -131,24 +129,48 @@ function commandLines({ processes }: SandboxRecord): string {
 }
 
 /** containerd's or CRI-O's version, configuration and last words. */
-async function addEngine(add: Add): Promise<void> {
-  await add("engine/version.txt", "version of containerd", () => output("containerd", ["--version"]));
-  await add(
+function addEngine(add: Add): void {
+  add("engine/version.txt", "version of containerd", () => output("containerd", ["--version"]));
+  add(
     "engine/containerd-config.toml",
     "containerd's effective configuration, without credentials",
     async () => redactConfigText(await output("containerd", ["config", "dump"])),
   );
-  await add("engine/plugins.txt", "containerd's plugins", () => output("ctr", ["plugins", "list"]));
-  await add("engine/journal.txt", "the last lines that containerd and CRI-O logged", async () => {
+  add("engine/journal.txt", "the last lines that containerd and CRI-O logged", async () => {
     const units = ["containerd", "crio"].flatMap((unit) => ["--unit", unit]);
     return redactUrl(await output("journalctl", [...units, "--lines", JOURNAL_LINES, "--no-pager"]));
   });
-  await add("engine/environment.txt", "this program's environment, names only", () =>
+  add("engine/environment.txt", "this program's environment, names only", () =>
     Object.keys(process.env)
       .sort()
       .map((name) => `${redactVariable(`${name}=`)}\n`)
       .join(""),
   );
+}
+
+/** What each containerd that owns a sandbox says of its containers; the usual one where there is none. */
+function addContainerd(views: readonly SandboxView[], add: Add): void {
+  const owners = new Map<string, Set<string>>();
+  for (const { record } of views) {
+    const address = fact(record, "containerd");
+    if (address === undefined) continue;
+    owners.set(address, (owners.get(address) ?? new Set()).add(record.namespace));
+  }
+  if (owners.size === 0) owners.set(CONTAINERD_SOCKET, new Set(["k8s.io"]));
+  [...owners].forEach(([address, namespaces], index) => {
+    const dir = index === 0 ? "containerd" : `containerd-${index + 1}`;
+    const ask = (args: readonly string[]) => {
+      // ctr waits ten seconds for a socket that is not there.
+      if (!fs.existsSync(address)) throw new Error(`there is no containerd at ${address}`);
+      return output("ctr", ["--address", address, ...args]);
+    };
+    add(`${dir}/plugins.txt`, `plugins of the containerd at ${address}`, () => ask(["plugins", "list"]));
+    for (const namespace of namespaces)
+      for (const what of ["containers", "tasks"])
+        add(`${dir}/${namespace}-${what}.txt`, `${what} in its namespace ${namespace}`, () =>
+          ask(["--namespace", namespace, what, "list"]),
+        );
+  });
 }
 
 function output(file: string, args: readonly string[]): Promise<string> {

@@ -1,6 +1,6 @@
 /** From a command line of `shim` to the verb that does it. Each verb is loaded only when it is called for. */
 import { describeError, SandboxError } from "../base/errors.ts";
-import { commandHelp, parseCommandLine, programHelp, UsageError } from "../cli/index.ts";
+import { commandHelp, commandOf, parseCommandLine, programHelp, UsageError } from "../cli/index.ts";
 import type { OperatorHost, Verb } from "./host.ts";
 import { shimProgram } from "./program.ts";
 
@@ -55,7 +55,8 @@ export async function runShimCommand(argv: readonly string[], host: OperatorHost
   } catch (error) {
     host.stderr(`shim: ${describeError(error)}\n`);
     if (error instanceof UsageError) {
-      host.stderr("Try: shim --help\n");
+      const command = commandOf(shimProgram, argv);
+      host.stderr(`Try: shim ${command === undefined ? "" : `${command.name} `}--help\n`);
       return 2;
     }
     if (error instanceof SandboxError) return statuses[error.code] ?? 1;

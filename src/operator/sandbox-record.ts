@@ -42,16 +42,25 @@ export function assertReadable(): void {
     fs.readdirSync(root);
   } catch (cause) {
     if (errnoOf(cause) === "ENOENT") return;
-    if (errnoOf(cause) !== "EACCES") throw cause;
-    throw new SandboxError("ERR_PERMISSION", `${root} cannot be read: run this as root (sudo shim ...)`, {
-      cause,
-    });
+    throw errnoOf(cause) === "EACCES" ? notRoot(root, cause) : cause;
   }
 }
 
-/** The sandbox in `dir`; undefined when there is no journal (it is being made or removed). */
+const notRoot = (path: string, cause: unknown): SandboxError =>
+  new SandboxError("ERR_PERMISSION", `${path} cannot be read: run this as root (sudo shim ...)`, { cause });
+
+/**
+ * The sandbox in `dir`; undefined when there is no journal (it is being made or removed).
+ * @throws SandboxError ERR_PERMISSION
+ */
 export function readSandbox(dir: string): SandboxRecord | undefined {
-  const journal = readJournal(sandboxPaths(dir).journal);
+  const path = sandboxPaths(dir).journal;
+  let journal: JournalRecord[];
+  try {
+    journal = readJournal(path);
+  } catch (error) {
+    throw errnoOf(error) === "EACCES" ? notRoot(path, error) : error;
+  }
   return journal.length === 0 ? undefined : sandboxRecord(dir, journal);
 }
 

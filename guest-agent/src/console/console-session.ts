@@ -1,6 +1,6 @@
 /** One process of the debug console, joined to its streams, until it has ended and nothing of it is left. */
 import * as sys from "sys";
-import { describeError, SandboxError } from "../../../src/base/errors.ts";
+import { SandboxError } from "../../../src/base/errors.ts";
 import type { Log } from "../../../src/base/log.ts";
 import type { ConsoleOpen } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import type { FramedStream } from "../../../src/streams/index.ts";
@@ -10,6 +10,7 @@ import { exitStatus } from "../container/process-life.ts";
 import { spawn } from "../container/spawn.ts";
 import type { ContainerRuntime } from "../container-runtime.ts";
 import type { EventLoop } from "../event-loop.ts";
+import { sysCode } from "../linux.ts";
 import type { Reaper } from "../reaper.ts";
 import type { OutputEnd } from "../stdio/output-end.ts";
 import { ProcessStdio } from "../stdio/process-stdio.ts";
@@ -178,6 +179,7 @@ function killQuietly(cgroup: Cgroup): void {
   try {
     cgroup.kill();
   } catch (error) {
-    if (!/ENOENT|ENODEV/.test(describeError(error))) throw error;
+    const code = sysCode(error);
+    if (code !== "ENOENT" && code !== "ENODEV") throw error;
   }
 }

@@ -41,7 +41,7 @@ async function tryBoot(path: string | undefined, host: OperatorHost): Promise<Bo
   try {
     const config = await loadConfig(path === undefined ? {} : { path });
     const probe = await probeBoot(config, silentLog, host.signal);
-    const found = `kernel ${probe.kernelRelease}, agent ${probe.agentVersion}, ready after ${probe.hostSteps.ready} ms`;
+    const found = `kernel ${probe.kernelRelease}, agent ${probe.agentVersion}, ready after ${probe.hostSteps.ready?.toFixed(0)} ms`;
     return { result: { name: "boot", status: "ok", found, remedy: "" }, probe };
   } catch (error) {
     const remedy =

@@ -1,9 +1,9 @@
 /** `shim collect`: one archive for a bug report. */
 import fs from "node:fs";
 import os from "node:os";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
-import { SandboxError } from "../../base/errors.ts";
+import { errnoOf, SandboxError } from "../../base/errors.ts";
 import { type Arguments, formatBytes } from "../../cli/index.ts";
 import { type OperatorHost, printJson } from "../host.ts";
 import { gatherReport, type ReportFile } from "../report.ts";
@@ -20,8 +20,7 @@ export async function runCollect(args: Arguments, host: OperatorHost): Promise<n
   const path = resolve(args.value("output") ?? `${name}.tar.gz`);
   const list = contents(name, files);
   const all = [{ path: "CONTENTS.txt", content: list, what: "this list" }, ...files];
-  // For the caller's eyes only: logs may still say more than one likes.
-  fs.writeFileSync(path, gzipSync(pack(name, all)), { mode: 0o600, flag: "wx" });
+  writeReport(path, gzipSync(pack(name, all)));
   const size = fs.statSync(path).size;
   if (args.flag("json"))
     printJson(host, { path, bytes: size, files: all.map(({ path: file, what }) => ({ file, what })) });
@@ -29,11 +28,36 @@ export async function runCollect(args: Arguments, host: OperatorHost): Promise<n
   return 0;
 }
 
+/** For the caller's eyes only: logs may still say more than one likes. */
+function writeReport(path: string, archive: Uint8Array): void {
+  try {
+    fs.writeFileSync(path, archive, { mode: 0o600, flag: "wx" });
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    if (errno === "EEXIST")
+      throw new SandboxError("ERR_ALREADY_EXISTS", `${path} exists already; name another file with --output`);
+    if (errno === "ENOENT")
+      throw new SandboxError(
+        "ERR_NOT_FOUND",
+        `there is no directory ${dirname(path)}; name another file with --output`,
+      );
+    throw cause;
+  }
+}
+
 function contents(name: string, files: readonly ReportFile[]): string {
-  const width = Math.max(...files.map(({ path }) => path.length));
-  const lines = files.map(({ path, what, content }) => {
-    const note = content.startsWith("not available: ") ? ` (${content.trim().split("\n", 1)[0]})` : "";
-    return `${path.padEnd(width)}  ${what}${note}\n`;
+  const lines = [...new Set(files.map(directoryOf))].flatMap((directory) => {
+    const members = files.filter((file) => directoryOf(file) === directory);
+    const rows = members.map(({ path, what, content }) => {
+      const note = content.startsWith("not available: ") ? ` (${content.trim().split("\n", 1)[0]})` : "";
+      return [path.slice(directory.length), `${what}${note}`] as const;
+    });
+    const width = Math.min(24, Math.max(...rows.map(([name]) => name.length)));
+    const indent = directory === "" ? "" : "  ";
+    return [
+      directory === "" ? "" : `${directory}\n`,
+      ...rows.map(([name, text]) => `${indent}${name.padEnd(width)}  ${text}\n`),
+    ];
   });
   return [
     `${name}\n\n`,
@@ -42,6 +66,9 @@ function contents(name: string, files: readonly ReportFile[]): string {
     ...lines,
   ].join("");
 }
+
+/** "engine/", "sandboxes/ID/"; empty at the top. */
+const directoryOf = ({ path }: ReportFile): string => /^(?:sandboxes\/[^/]+|[^/]+)\//.exec(path)?.[0] ?? "";
 
 function pack(name: string, files: readonly ReportFile[]): Buffer {
   const mtime = Date.now() / 1000;

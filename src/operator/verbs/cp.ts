@@ -10,6 +10,9 @@ import { chooseContainer } from "../find-target.ts";
 import type { OperatorHost } from "../host.ts";
 import { packTree, type UnpackResult, unpackTree } from "../tar.ts";
 
+/** Milliseconds for a guest whose archive was no good to tell why; then it is cut off. */
+const LAST_WORDS_MS = 1_000;
+
 /** A path on this host, or in the sandbox that `word` names. */
 interface Place {
   readonly word: string | undefined;
@@ -95,7 +98,7 @@ class GuestFiles {
     const partial = `${final}.shim-cp-${randomBytes(4).toString("hex")}`;
     try {
       const unpacked = unpackTree(session.stdout, partial);
-      unpacked.catch(() => session.close());
+      unpacked.catch(() => setTimeout(() => session.close(), LAST_WORDS_MS).unref());
       const [read, finished] = await Promise.allSettled([
         unpacked,
         this.#finish(session, `reading ${path} in the guest`, unpacked),
@@ -124,7 +127,7 @@ class GuestFiles {
     return openConsole(dial, { argv, env, containerId: this.#containerId, terminal: undefined, client });
   }
 
-  /** @throws SandboxError ERR_STATE with what tar said when it failed */
+  /** @throws SandboxError ERR_NOT_FOUND for what is not there, else ERR_STATE, with what tar said when it failed */
   async #finish(session: ConsoleSession, what: string, stdout: Promise<unknown>): Promise<void> {
     const [errors, status] = await Promise.all([
       textOf(session.stderr),
@@ -136,11 +139,13 @@ class GuestFiles {
       .trim()
       .replace(/^tar: /, "")
       .split("\n", 1)[0];
-    throw new SandboxError("ERR_STATE", `${what} failed: ${said || `tar ended with status ${status}`}`);
+    const code = /No such file or directory/.test(said ?? "") ? "ERR_NOT_FOUND" : "ERR_STATE";
+    throw new SandboxError(code, `${what} failed: ${said || `tar ended with status ${status}`}`);
   }
 }
 
-const isOfGuest = (error: unknown): boolean => error instanceof SandboxError && error.code === "ERR_STATE";
+const isOfGuest = (error: unknown): boolean =>
+  error instanceof SandboxError && ["ERR_STATE", "ERR_NOT_FOUND"].includes(error.code);
 
 /** @throws why the files cannot be read; a guest that stops reading is told by its exit status. */
 async function sendTree(session: ConsoleSession, source: string, name: string): Promise<void> {

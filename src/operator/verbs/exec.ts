@@ -1,4 +1,5 @@
 /** `shim exec`: a command or a shell in the guest, or in a container's namespaces. */
+import { spawnSync } from "node:child_process";
 import { describeError, SandboxError } from "../../base/errors.ts";
 import type { Arguments } from "../../cli/index.ts";
 import { openAccess, openTools } from "../console-access.ts";
@@ -60,7 +61,7 @@ async function attachTerminal(session: ConsoleSession, host: OperatorHost): Prom
   const { stdin, stdout } = host.streams;
   const resize = () => session.resize(stdout.columns ?? 80, stdout.rows ?? 24);
   const raw = stdin.isTTY === true;
-  if (raw) stdin.setRawMode(true);
+  if (raw) enterRawMode(stdin);
   stdout.on("resize", resize);
   try {
     return await attach(session, host);
@@ -68,6 +69,15 @@ async function attachTerminal(session: ConsoleSession, host: OperatorHost): Prom
     stdout.off("resize", resize);
     if (raw) stdin.setRawMode(false);
   }
+}
+
+/**
+ * Node's raw mode leaves output processing on, and the guest's terminal has done that already: a second carriage return
+ * would go before each line feed. Left by setRawMode(false) and at the program's end, as the terminal was before.
+ */
+function enterRawMode(stdin: NodeJS.ReadStream): void {
+  stdin.setRawMode(true);
+  spawnSync("stty", ["-opost"], { stdio: ["inherit", "ignore", "ignore"] });
 }
 
 const attachPipes = (session: ConsoleSession, host: OperatorHost): Promise<number> => attach(session, host);

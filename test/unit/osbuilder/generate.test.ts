@@ -283,12 +283,12 @@ test("generate() stops when it is canceled, without an image", async (t) => {
 
 test("generate() warns about optional features that the kernel lacks and an initrd over its budget", async (t) => {
   const options = await makeOptions(t);
-  const { overlay: _, ...modules } = goodModules;
+  const { virtio_balloon: _, ...modules } = goodModules;
   const places = await makeHost(join(options.root, "other"), { modules });
   const progress = recorder();
   const extraFiles = [{ path: "/big", mode: 0o644, data: Buffer.alloc(5_000_000) }];
   await run({ ...options, places, extraFiles }, progress);
-  assert.ok(progress.lines.some((line) => /^warning: the kernel has no overlayfs/.test(line)));
+  assert.ok(progress.lines.some((line) => /^warning: the kernel has no virtio-balloon/.test(line)));
   assert.ok(progress.lines.some((line) => /^warning: the initrd is over its budget of 5\.0 MB/.test(line)));
 });
 

@@ -1,0 +1,74 @@
+/** The systemd unit that keeps the image current: what it runs and when, and that it may do no more than it needs. */
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { program } from "../../../osbuilder/commands.ts";
+import { repositoryRoot } from "../../harness/paths.ts";
+
+const NAME = "caisson-osbuilder-generate.service";
+const text = readFileSync(join(repositoryRoot, "configs/systemd", NAME), "utf8");
+
+/** "Section.Key" → its values (systemd.syntax(7)). @throws for a line that is none */
+function parseUnit(unit: string): ReadonlyMap<string, readonly string[]> {
+  const values = new Map<string, string[]>();
+  let section = "";
+  for (const line of unit.split("\n")) {
+    if (line === "" || line.startsWith("#")) continue;
+    const heading = /^\[([A-Z][a-z]+)\]$/.exec(line)?.[1];
+    if (heading !== undefined) {
+      section = heading;
+      continue;
+    }
+    const [, key, value = ""] =
+      /^([A-Z][A-Za-z]+)=(.*)$/.exec(line) ?? assert.fail(`not a line of a unit: ${line}`);
+    const name = `${section}.${key}`;
+    values.set(name, [...(values.get(name) ?? []), value]);
+  }
+  return values;
+}
+
+const unit = parseUnit(text);
+
+test("it runs generate -c before the engines start", () => {
+  assert.deepEqual(unit.get("Service.ExecStart"), ["/usr/bin/osbuilder generate -c $OSBUILDER_OPTIONS"]);
+  assert.deepEqual(unit.get("Service.Type"), ["oneshot"]);
+  assert.deepEqual(unit.get("Unit.Before"), ["containerd.service crio.service kubelet.service"]);
+  assert.deepEqual(unit.get("Unit.Documentation"), [`man:${program.name}(${program.section})`]);
+  assert.match(unit.get("Install.WantedBy")?.[0] ?? "", /multi-user\.target/);
+});
+
+test("it may write its cache directory, and no more", () => {
+  const strict = {
+    ProtectSystem: "strict",
+    ProtectHome: "yes",
+    CapabilityBoundingSet: "",
+    NoNewPrivileges: "yes",
+    PrivateDevices: "yes",
+    PrivateNetwork: "yes",
+    RestrictNamespaces: "yes",
+    CacheDirectory: "caisson",
+  };
+  for (const [key, value] of Object.entries(strict))
+    assert.deepEqual(unit.get(`Service.${key}`), [value], key);
+  assert.ok(unit.get("Service.SystemCallFilter")?.includes("@system-service"));
+  // It would hide the modules that the image is made of.
+  assert.equal(unit.get("Service.ProtectKernelModules"), undefined);
+});
+
+test("systemd takes it, where there is one to ask", () => {
+  // Without systemd the two tests above are what can be said.
+  if (!existsSync("/usr/bin/systemd-analyze")) return;
+  const dir = mkdtempSync(join(tmpdir(), "caisson-unit-"));
+  try {
+    const path = join(dir, NAME);
+    // Its program has to exist, and is not installed here.
+    writeFileSync(path, text.replaceAll("/usr/bin/osbuilder", "/bin/true"));
+    execFileSync("systemd-analyze", ["verify", "--man=no", path], { stdio: "pipe" });
+    execFileSync("systemd-analyze", ["security", "--offline=yes", "--threshold=20", path], { stdio: "pipe" });
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+});
