@@ -44,7 +44,6 @@ export async function environment(config: Config, host: OperatorHost): Promise<E
       Firmware: firmware(config, programs.qemu.path),
       ...accelerator(config),
       SharedFS: config.hypervisor.sharedFs,
-      MemorySlots: config.hypervisor.memorySlots,
       DefaultVCPUs: config.hypervisor.defaultVcpus,
       DefaultMemoryMiB: config.hypervisor.defaultMemory,
       Debug: config.hypervisor.enableDebug,
