@@ -47,9 +47,17 @@ export function debianMetadata(root: string, tree: string, init: MetadataInit): 
   return files;
 }
 
-/** The packages that installing ours brings along: the first choice of each, by name. */
-export function dependencyNames(): string[] {
-  return [...DEPENDS, "nodejs", ...RECOMMENDS].map((alternatives) => alternatives.split(/[ |]/)[0] ?? "");
+/**
+ * The packages that installing ours brings along, by name: of alternatives the first, and on Debian 12 (bookworm), for
+ * which there is the package with its own Node, the one that it has.
+ */
+export function dependencyNames(suite: "bookworm" | "trixie"): string[] {
+  const old = suite === "bookworm";
+  const wanted = [...DEPENDS, ...(old ? NODE_DEPENDS : ["nodejs"]), ...RECOMMENDS];
+  return wanted.map((alternatives) => {
+    const names = alternatives.split("|").map((alternative) => alternative.trim().split(" ")[0] ?? "");
+    return (old && names.includes("qemu-system-common") ? "qemu-system-common" : names[0]) ?? "";
+  });
 }
 
 function control({ withNode, installedBytes }: MetadataInit): string {

@@ -8,6 +8,7 @@ SYSROOT_SUITE=trixie
 SYSROOT_PACKAGES=(quickjs libquickjs libc6 libc6-dev linux-libc-dev libcrypt-dev libseccomp2 libseccomp-dev)
 VSOCK_SUITE=sid
 VSOCK_PACKAGES=(vhost-device-vsock)
+PRIVATE_SUITES=("$SYSROOT_SUITE" "$VSOCK_SUITE")
 # The tests run against these containerds besides the system's: series and the suite that has it.
 CONTAINERDS=(1.7:trixie 2.1:sid)
 
@@ -116,18 +117,17 @@ update_private_lists() {
   fi
   [[ -n $uri ]] || {
     echo "no apt source of this system offers \"$VERSION_CODENAME main\": cannot tell which mirror to take" \
-      "$SYSROOT_SUITE and $VSOCK_SUITE packages from"
+      "packages of ${PRIVATE_SUITES[*]} from"
     return 1
   }
   mkdir -p "$CACHE/apt/lists/partial" "$CACHE/apt/cache/archives/partial"
-  printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$SYSROOT_SUITE" "$keyring" "$uri" "$VSOCK_SUITE" \
-    >"$CACHE/apt/sources.list"
+  printf "deb [signed-by=$keyring] $uri %s main\n" "${PRIVATE_SUITES[@]}" >"$CACHE/apt/sources.list"
   if ! private_apt apt-get update 2>&1 | tee "$CACHE/apt/update.log" || grep -q '^[EW]:.*\(Failed\|signature\|NO_PUBKEY\)' "$CACHE/apt/update.log"; then
     if grep -q NO_PUBKEY "$CACHE/apt/update.log"; then
-      echo "the installed debian-archive-keyring is too old to check $SYSROOT_SUITE:" \
+      echo "the installed debian-archive-keyring is too old to check ${PRIVATE_SUITES[*]}:" \
         "run apt-get install debian-archive-keyring, then this again"
     else
-      echo "cannot fetch the package lists of $SYSROOT_SUITE and $VSOCK_SUITE from this system's mirror"
+      echo "cannot fetch the package lists of ${PRIVATE_SUITES[*]} from this system's mirror"
     fi
     return 1
   fi

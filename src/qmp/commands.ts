@@ -16,6 +16,11 @@ export interface QmpCommands {
   stop: { args: undefined; result: JsonObject };
   cont: { args: undefined; result: JsonObject };
   quit: { args: undefined; result: JsonObject };
+  "migrate-set-capabilities": {
+    args: { readonly capabilities: readonly { readonly capability: string; readonly state: boolean }[] };
+    result: JsonObject;
+  };
+  migrate: { args: { readonly uri: string }; result: JsonObject };
   system_powerdown: { args: undefined; result: JsonObject };
   /** Takes the descriptor that comes with the message (SCM_RIGHTS) and names it. */
   getfd: { args: { readonly fdname: string }; result: JsonObject };
@@ -81,6 +86,8 @@ export interface QmpEvents {
   POWERDOWN: JsonObject;
   STOP: JsonObject;
   RESUME: JsonObject;
+  /** Only with the migration capability "events". */
+  MIGRATION: { readonly status: string };
   GUEST_PANICKED: { readonly action: string };
   /** Sent twice for a virtio device: once for its inner part, with `path` alone, once with `device`. */
   DEVICE_DELETED: { readonly device?: string; readonly path: string };

@@ -1,0 +1,79 @@
+/** Steps that take a while: what is being done, a sign of life every five seconds, and how long it took. */
+import { spawn } from "node:child_process";
+import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { logs } from "./places.ts";
+
+const SIGN_OF_LIFE_MS = 5_000;
+const TAIL_LINES = 30;
+
+export function say(text: string): void {
+  process.stderr.write(`lab: ${text}\n`);
+}
+
+const secondsSince = (started: number) => ((performance.now() - started) / 1000).toFixed(1);
+
+/** Runs `work` as a step. `work` may give a note to be shown with the time. */
+export async function step<T>(
+  title: string,
+  work: () => Promise<T>,
+  note: (result: T) => string = () => "",
+): Promise<T> {
+  const started = performance.now();
+  say(`${title} ...`);
+  const result = await work();
+  const text = note(result);
+  say(`${title}: done in ${secondsSince(started)} s${text === "" ? "" : ` (${text})`}`);
+  return result;
+}
+
+export interface CommandOptions {
+  readonly env?: NodeJS.ProcessEnv;
+  readonly timeoutMs?: number;
+}
+
+/** A step that is one command, with its output in a log. @throws with the end of the log when it fails. */
+export async function commandStep(
+  title: string,
+  argv: readonly string[],
+  options: CommandOptions = {},
+): Promise<void> {
+  mkdirSync(logs, { recursive: true });
+  const log = join(logs, `${title.replaceAll(/[^a-z0-9]+/gi, "-")}.log`);
+  await step(title, () => loggedCommand(title, argv, log, options));
+}
+
+function loggedCommand(
+  title: string,
+  argv: readonly string[],
+  log: string,
+  options: CommandOptions,
+): Promise<void> {
+  const [file = "", ...args] = argv;
+  const started = performance.now();
+  const fd = openSync(log, "w");
+  const child = spawn(file, args, {
+    stdio: ["ignore", fd, fd],
+    env: { ...process.env, ...options.env },
+    timeout: options.timeoutMs ?? 1_800_000,
+  });
+  closeSync(fd);
+  const tail = (count: number) =>
+    readFileSync(log, "utf8")
+      .trimEnd()
+      .split(/[\n\r]/)
+      .slice(-count);
+  const sign = setInterval(() => {
+    say(`${title}: ${secondsSince(started)} s: ${tail(1)[0]?.slice(0, 90)}`);
+  }, SIGN_OF_LIFE_MS);
+  return new Promise<void>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("exit", (code, signal) => {
+      if (code === 0) resolve();
+      else
+        reject(
+          new Error(`${title} failed (${code ?? signal}); from ${log}:\n${tail(TAIL_LINES).join("\n")}`),
+        );
+    });
+  }).finally(() => clearInterval(sign));
+}

@@ -1,0 +1,71 @@
+/** The hosts that the lab can be, and what is installed in each. */
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { dependencyNames } from "../package/debian.ts";
+import { repositoryRoot } from "./places.ts";
+
+export interface Variant {
+  readonly name: string;
+  readonly suite: "bookworm" | "trixie";
+  /** Kernel that the host boots. */
+  readonly kernel: string;
+  /** Kernel whose package lies in /var/lib/lab, to be installed by a test. */
+  readonly otherKernel: string;
+  /** What a host of pods has besides. Our own package's dependencies are added, so that installing it needs no network. */
+  readonly packages: readonly string[];
+}
+
+/** What makes a Debian a machine that can be booted and entered. */
+const MACHINE = [
+  "systemd-sysv",
+  "udev",
+  "dbus",
+  "kmod",
+  "iproute2",
+  "openssh-server",
+  "procps",
+  "initramfs-tools",
+];
+
+const variants: readonly Variant[] = [
+  {
+    name: "debian13",
+    suite: "trixie",
+    kernel: "linux-image-cloud-amd64",
+    otherKernel: "linux-image-amd64",
+    packages: ["containerd", "runc", "containernetworking-plugins", ...dependencyNames("trixie")],
+  },
+  {
+    name: "debian12",
+    suite: "bookworm",
+    kernel: "linux-image-cloud-amd64",
+    otherKernel: "linux-image-amd64",
+    packages: ["containerd", "runc", "containernetworking-plugins", ...dependencyNames("bookworm")],
+  },
+];
+
+/** @throws when there is none of that name */
+export function variantOf(name: string): Variant {
+  const found = variants.find((variant) => variant.name === name);
+  if (found !== undefined) return found;
+  throw new Error(
+    `there is no lab "${name}"; there are ${variants.map((variant) => variant.name).join(", ")}`,
+  );
+}
+
+export function installedPackages(variant: Variant): string[] {
+  return [...new Set([...MACHINE, variant.kernel, ...variant.packages])].sort();
+}
+
+/** Changes whenever a built disk is no longer what would be built. */
+export function recipeKey(variant: Variant): string {
+  const hash = createHash("sha256").update(JSON.stringify([variant, installedPackages(variant)]));
+  const dir = join(repositoryRoot, "scripts/lab/host");
+  const files = readdirSync(dir, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  for (const path of files.map((entry) => join(entry.parentPath ?? entry.path, entry.name)).sort()) {
+    hash.update(`${path.slice(dir.length)}\0`).update(readFileSync(path));
+  }
+  hash.update(readFileSync(join(repositoryRoot, "scripts/lab/disk.ts")));
+  return hash.digest("hex");
+}
