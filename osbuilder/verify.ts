@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { SandboxError } from "../src/base/errors.ts";
 import { silentLog } from "../src/base/log.ts";
+import { scaledMs } from "../src/base/timeouts.ts";
 import { UndoStack } from "../src/base/undo.ts";
 import { type Config, checkPaths, loadConfig } from "../src/config/index.ts";
 import { detectAccel } from "../src/hypervisor/accel.ts";
@@ -123,7 +124,14 @@ async function bootOnce(
       "machine",
       await bootMachine(
         deps,
-        { workspace, guest, guestLogLevel: "warn", log: silentLog, onEvent: () => undefined },
+        {
+          workspace,
+          guest,
+          guestLogLevel: "warn",
+          helloLimitMs: scaledMs(config.agent.dialTimeout * 1000),
+          log: silentLog,
+          onEvent: () => undefined,
+        },
         signal,
       ),
     );

@@ -26,6 +26,9 @@ const MACHINE = [
   "openssh-server",
   "procps",
   "initramfs-tools",
+  // The tests compile programs for their images.
+  "gcc",
+  "libc6-dev",
 ];
 
 const variants: readonly Variant[] = [

@@ -3,7 +3,7 @@
  * stretches all of them on slow machines; the lab sets it.
  */
 const base = {
-  /** QEMU exec to the agent's hello. Kata allows 45 s; software emulation on a busy machine needs some of that. */
+  /** One step of a machine that is started only to be measured. */
   boot: 60_000,
   /** QMP greeting and qmp_capabilities. */
   qmpHandshake: 10_000,
@@ -39,6 +39,11 @@ export type TimeoutName = keyof typeof base;
 
 /** The deadline `name` in milliseconds, scaled by CAISSON_TIMEOUT_SCALE. */
 export function timeoutMs(name: TimeoutName): number {
+  return scaledMs(base[name]);
+}
+
+/** A deadline that is set elsewhere (the configuration), scaled in the same way. */
+export function scaledMs(milliseconds: number): number {
   const scale = Number(process.env.CAISSON_TIMEOUT_SCALE ?? "1");
-  return base[name] * (Number.isFinite(scale) && scale > 0 ? scale : 1);
+  return milliseconds * (Number.isFinite(scale) && scale > 0 ? scale : 1);
 }

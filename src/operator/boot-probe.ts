@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import type { Log } from "../base/log.ts";
+import { scaledMs } from "../base/timeouts.ts";
 import { UndoStack } from "../base/undo.ts";
 import { type Config, checkPaths } from "../config/index.ts";
 import { detectAccel } from "../hypervisor/accel.ts";
@@ -43,7 +44,8 @@ export async function probeBoot(config: Config, log: Log, signal: AbortSignal): 
       sysctls: {},
       sharePidNamespace: false,
     };
-    const boot = { workspace, guest, guestLogLevel: "warn", log, onEvent: () => undefined };
+    const helloLimitMs = scaledMs(config.agent.dialTimeout * 1000);
+    const boot = { workspace, guest, guestLogLevel: "warn", helloLimitMs, log, onEvent: () => undefined };
     const machine = undo.use("machine", await bootMachine(deps, boot, signal));
     const { hello } = machine.agent;
     return {

@@ -84,6 +84,8 @@ export interface BootInit {
   readonly workspace: Workspace;
   readonly guest: GuestSetup;
   readonly guestLogLevel: string;
+  /** Milliseconds from QEMU's start to the agent's hello. */
+  readonly helloLimitMs: number;
   readonly log: Log;
   readonly onEvent: (event: Event) => void;
 }
@@ -206,7 +208,7 @@ async function connect(
   signal: AbortSignal,
 ): Promise<GuestAgent> {
   const controller = new AbortController();
-  const limit = timeoutMs("boot");
+  const limit = init.helloLimitMs;
   const timer = setTimeout(
     () =>
       controller.abort(

@@ -41,6 +41,8 @@ export interface SandboxInit {
   readonly workspace: WorkspaceInit;
   readonly boot: Omit<BootInit, "workspace" | "onEvent">;
   readonly size: Pick<PodSizeInit, "boot" | "limits">;
+  /** Milliseconds for the creation of a container in the guest. */
+  readonly createLimitMs: number;
   readonly observer: SandboxObserver;
   readonly log: Log;
 }
@@ -258,12 +260,15 @@ export class Sandbox {
       const spec = withGuestDevices(volumes.spec, guest.blocks, numbers);
       await this.#size.admit(request.id, spec.linux?.resources);
       undo.defer("room", () => void this.#size.release(request.id));
-      await agent.calls.createContainer({
-        containerId: request.id,
-        specJson: new TextEncoder().encode(JSON.stringify(spec)),
-        rootfsPath: guest.spec.root?.path ?? "",
-        stdio: guestStdio(request.stdio),
-      });
+      await agent.calls.createContainer(
+        {
+          containerId: request.id,
+          specJson: new TextEncoder().encode(JSON.stringify(spec)),
+          rootfsPath: guest.spec.root?.path ?? "",
+          stdio: guestStdio(request.stdio),
+        },
+        { timeoutMs: this.#init.createLimitMs },
+      );
       failPoint("container.created");
       process.bind(
         guestProcess(

@@ -4,6 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { scaledMs } from "../base/timeouts.ts";
 import { type Config, checkPaths, loadConfig } from "../config/index.ts";
 import { detectAccel } from "../hypervisor/accel.ts";
 import type { Accel } from "../hypervisor/hypervisor.ts";
@@ -92,9 +93,11 @@ export function sandboxOpener(init: SandboxOpenerInit) {
           sharePidNamespace: false,
         },
         guestLogLevel: config.agent.enableDebug ? "debug" : "info",
+        helloLimitMs: scaledMs(config.agent.dialTimeout * 1000),
         log: init.log,
       },
       size: { boot: size, limits },
+      createLimitMs: scaledMs(config.runtime.createContainerTimeout * 1000),
       observer,
       log: init.log,
     });

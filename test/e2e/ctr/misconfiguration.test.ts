@@ -99,3 +99,9 @@ ledgeredTest("a program without the execute bit is named", async (host) => {
   truncateSync(qemu, 4);
   await expectRefusal(host, { "hypervisor.qemu.path": qemu }, [qemu]);
 });
+
+ledgeredTest("a guest that never says hello is given up after dial_timeout", async (host) => {
+  // Its kernel waits for a root device without an end.
+  const hang = { "hypervisor.qemu.kernel_params": "rdinit=/none root=/dev/none rootwait" };
+  await expectRefusal(host, { ...hang, "agent.caisson.dial_timeout": 2 }, ["no hello within 2000 ms"]);
+});
