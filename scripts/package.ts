@@ -2,8 +2,9 @@
  * Builds the Debian package and the plain tarball into dist/packages: the programs, bundled as scripts/build.mjs leaves
  * them, and what belongs to them on a host. Equal sources, tools and SOURCE_DATE_EPOCH give equal bytes.
  *
- *     npm run package -- [--with-node] [--output DIR]
+ *     npm run package -- [--with-node] [--output DIR] [--package-version VERSION]
  *
+ * --package-version is for packages that the tests upgrade to.
  * --with-node puts the Node that runs this into the package, for systems whose own is too old (Debian 12).
  */
 import { execFileSync, type StdioOptions } from "node:child_process";
@@ -43,10 +44,15 @@ function report(file: string, started: number): void {
 
 function main(): void {
   const { values } = parseArgs({
-    options: { "with-node": { type: "boolean", default: false }, output: { type: "string" } },
+    options: {
+      "with-node": { type: "boolean", default: false },
+      output: { type: "string" },
+      "package-version": { type: "string", default: VERSION },
+    },
   });
   const output = resolve(values.output ?? join(root, "dist/packages"));
   const withNode = values["with-node"];
+  const version = values["package-version"];
   const epoch = sourceDate();
   run(process.execPath, ["scripts/build.mjs"]);
   mkdirSync(output, { recursive: true });
@@ -54,9 +60,9 @@ function main(): void {
   try {
     const variant = withNode ? "-with-node" : "";
     const tree = join(scratch, "tree");
-    const installedBytes = stage(contents(root, { withNode, epoch }), tree, epoch);
+    const installedBytes = stage(contents(root, { withNode, version, epoch }), tree, epoch);
 
-    const tarball = join(output, `caisson${variant}-${VERSION}-linux-x64.tar.gz`);
+    const tarball = join(output, `caisson${variant}-${version}-linux-x64.tar.gz`);
     let started = performance.now();
     const tarFlags = ["--sort=name", "--format=gnu", "--owner=0", "--group=0", "--numeric-owner"];
     run("tar", [
@@ -72,12 +78,12 @@ function main(): void {
     report(tarball, started);
 
     started = performance.now();
-    for (const [name, { text, mode }] of debianMetadata(root, tree, { withNode, installedBytes })) {
+    for (const [name, { text, mode }] of debianMetadata(root, tree, { withNode, version, installedBytes })) {
       const file = join(tree, "DEBIAN", name);
       mkdirSync(dirname(file), { recursive: true });
       writeFileSync(file, text, { mode });
     }
-    const deb = join(output, `caisson${variant}_${VERSION}_amd64.deb`);
+    const deb = join(output, `caisson${variant}_${version}_amd64.deb`);
     const flags = ["-Zxz", "--root-owner-group", "--build", tree, deb];
     run("dpkg-deb", flags, { SOURCE_DATE_EPOCH: String(epoch) });
     report(deb, started);

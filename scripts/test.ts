@@ -18,6 +18,8 @@ interface Lane {
   readonly concurrency: number;
   /** Seconds that one file or command may take. */
   readonly limitS: number;
+  /** Only when it is asked for. */
+  readonly onRequest?: boolean;
 }
 
 const parallel = Math.max(2, Math.min(4, availableParallelism()));
@@ -26,6 +28,8 @@ const lanes: readonly Lane[] = [
   { name: "unit", dir: "test/unit", concurrency: parallel, limitS: 120 },
   { name: "integration", dir: "test/integration", concurrency: 1, limitS: 180 },
   { name: "e2e", dir: "test/e2e", concurrency: 1, limitS: 900 },
+  // `npm run lab -- test`, which prepares the host, runs it.
+  { name: "lab", dir: "test/lab", concurrency: 1, limitS: 3000, onRequest: true },
 ];
 
 /** Checks of the sources as a whole; each is one test of the static lane. */
@@ -130,7 +134,7 @@ function fileJob(file: string, lane: Lane): Job {
       const command = [process.execPath, ...flags, `--test-reporter-destination=${results}`, file];
       try {
         const finished = await runCommand(command, lane.limitS, {
-          CAISSON_TEST_PROGRESS: lane.name === "e2e" ? "1" : "0",
+          CAISSON_TEST_PROGRESS: ["e2e", "lab"].includes(lane.name) ? "1" : "0",
         });
         return {
           title: file,
@@ -210,7 +214,7 @@ function select(args: readonly string[]): Selection[] {
         ? staticChecks.map((check) => commandJob(check, lane))
         : testFiles(lane.dir).map((file) => fileJob(file, lane)),
   });
-  if (args.length === 0) return lanes.map(everything);
+  if (args.length === 0) return lanes.filter((lane) => lane.onRequest !== true).map(everything);
   const selections = args.map((argument) => {
     const lane = lanes.find((candidate) => candidate.name === argument);
     if (lane !== undefined) return everything(lane);

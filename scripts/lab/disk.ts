@@ -33,6 +33,7 @@ export async function buildDisk(variant: Variant): Promise<void> {
     say(`${variant.name}: the disk is up to date`);
     return;
   }
+  const key = recipeKey(variant);
   await installTools();
   const mirror = execFileSync("bash", [join(repositoryRoot, "scripts/lab/debian.sh"), "mirror"], {
     encoding: "utf8",
@@ -48,7 +49,7 @@ export async function buildDisk(variant: Variant): Promise<void> {
   await commandStep(`${variant.name} base system`, ["debootstrap", ...bootstrap]);
   cpSync(join(repositoryRoot, "scripts/lab/host"), tree, { recursive: true });
   writeKey(places, tree);
-  const finish = ["chroot", tree, "/finish.sh", variant.otherKernel, ...installedPackages(variant)];
+  const finish = ["chroot", tree, "/finish.sh", variant.suite, variant.kernel, ...installedPackages(variant)];
   await commandStep(`${variant.name} packages`, withMounts(tree, finish));
   takeKernel(places, tree);
   const image = `${places.disk}.new`;
@@ -57,7 +58,7 @@ export async function buildDisk(variant: Variant): Promise<void> {
   await commandStep(`${variant.name} file system`, [...format, String(DISK_BYTES / 1024)]);
   renameSync(image, places.disk);
   rmSync(tree, { recursive: true, force: true });
-  writeFileSync(places.key, recipeKey(variant));
+  writeFileSync(places.key, key);
 }
 
 async function installTools(): Promise<void> {

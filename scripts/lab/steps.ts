@@ -6,6 +6,8 @@ import { logs } from "./places.ts";
 
 const SIGN_OF_LIFE_MS = 5_000;
 const TAIL_LINES = 30;
+const COMMAND_LIMIT_MS = 3_600_000;
+const END_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 export function say(text: string): void {
   process.stderr.write(`lab: ${text}\n`);
@@ -55,9 +57,15 @@ function loggedCommand(
   const child = spawn(file, args, {
     stdio: ["ignore", fd, fd],
     env: { ...process.env, ...options.env },
-    timeout: options.timeoutMs ?? 1_800_000,
+    timeout: options.timeoutMs ?? COMMAND_LIMIT_MS,
+    detached: true, // a group of its own, all of which ends when we are told to
   });
   closeSync(fd);
+  const endGroup = (signal: NodeJS.Signals) => {
+    if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    process.kill(process.pid, signal);
+  };
+  for (const signal of END_SIGNALS) process.once(signal, endGroup);
   const tail = (count: number) =>
     readFileSync(log, "utf8")
       .trimEnd()
@@ -75,5 +83,8 @@ function loggedCommand(
           new Error(`${title} failed (${code ?? signal}); from ${log}:\n${tail(TAIL_LINES).join("\n")}`),
         );
     });
-  }).finally(() => clearInterval(sign));
+  }).finally(() => {
+    clearInterval(sign);
+    for (const signal of END_SIGNALS) process.off(signal, endGroup);
+  });
 }

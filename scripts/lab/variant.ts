@@ -8,10 +8,8 @@ import { repositoryRoot } from "./places.ts";
 export interface Variant {
   readonly name: string;
   readonly suite: "bookworm" | "trixie";
-  /** Kernel that the host boots. */
+  /** Kernel that the host boots; that of the backports lies in /var/lib/lab/kernel, to be installed by a test. */
   readonly kernel: string;
-  /** Kernel whose package lies in /var/lib/lab, to be installed by a test. */
-  readonly otherKernel: string;
   /** What a host of pods has besides. Our own package's dependencies are added, so that installing it needs no network. */
   readonly packages: readonly string[];
 }
@@ -36,14 +34,12 @@ const variants: readonly Variant[] = [
     name: "debian13",
     suite: "trixie",
     kernel: "linux-image-cloud-amd64",
-    otherKernel: "linux-image-amd64",
     packages: ["containerd", "runc", "containernetworking-plugins", ...dependencyNames("trixie")],
   },
   {
     name: "debian12",
     suite: "bookworm",
     kernel: "linux-image-cloud-amd64",
-    otherKernel: "linux-image-amd64",
     packages: ["containerd", "runc", "containernetworking-plugins", ...dependencyNames("bookworm")],
   },
 ];

@@ -14,6 +14,7 @@ export type Entry = { readonly path: string } & (
 
 export interface ContentsInit {
   readonly withNode: boolean;
+  readonly version: string;
   /** Seconds since 1970, for the change log. */
   readonly epoch: number;
 }
@@ -74,7 +75,7 @@ export function contents(root: string, init: ContentsInit): Entry[] {
     ),
     file(`${documentation}/README.md`, "README.md"),
     compressed(`${documentation}/CHANGELOG.md`, read("CHANGELOG.md")),
-    compressed(`${documentation}/changelog`, changelog(init.epoch)),
+    compressed(`${documentation}/changelog`, changelog(init.version, init.epoch)),
     { path: `${documentation}/copyright`, data: Buffer.from(copyright(root, init.withNode)), mode: 0o644 },
     { path: "/usr/share/lintian/overrides/caisson", data: Buffer.from(lintianOverrides), mode: 0o644 },
   ];

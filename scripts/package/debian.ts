@@ -2,11 +2,11 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { VERSION } from "../../src/base/version.ts";
 import { MAINTAINER } from "./documents.ts";
 
 export interface MetadataInit {
   readonly withNode: boolean;
+  readonly version: string;
   /** Bytes of all files. */
   readonly installedBytes: number;
 }
@@ -60,10 +60,10 @@ export function dependencyNames(suite: "bookworm" | "trixie"): string[] {
   });
 }
 
-function control({ withNode, installedBytes }: MetadataInit): string {
+function control({ withNode, version, installedBytes }: MetadataInit): string {
   const depends = [...DEPENDS, ...(withNode ? NODE_DEPENDS : ["nodejs (>= 20)"])].sort();
   return `Package: caisson
-Version: ${VERSION}
+Version: ${version}
 Architecture: amd64
 Maintainer: ${MAINTAINER}
 Installed-Size: ${Math.ceil(installedBytes / 1024)}

@@ -1,14 +1,13 @@
 /** The texts that Debian expects in a package: change log, licences, and where lintian is wrong about it. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { VERSION } from "../../src/base/version.ts";
 
 export const MAINTAINER = "Caisson maintainers <maintainers@caisson.invalid>";
 
 /** @param epoch seconds since 1970 */
-export function changelog(epoch: number): string {
+export function changelog(version: string, epoch: number): string {
   const date = new Date(epoch * 1000).toUTCString().replace("GMT", "+0000");
-  return `caisson (${VERSION}) unstable; urgency=medium
+  return `caisson (${version}) unstable; urgency=medium
 
   * Built from the sources of this version; CHANGELOG.md says what changed.
 

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Runs in the new host's tree, as its root: packages, then the settings that make it one of the lab.
-#   finish.sh OTHER_KERNEL PACKAGE...
+#   finish.sh SUITE KERNEL PACKAGE...
 set -eu
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-other_kernel=$1
-shift
+suite=$1
+kernel=$2
+shift 2
 
 # Nothing starts while packages are installed.
 printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
@@ -12,10 +13,12 @@ chmod 755 /usr/sbin/policy-rc.d
 apt-get -q update
 apt-get -q -y --no-install-recommends install "$@"
 
-# The second kernel for the tests of an upgrade; with what it needs that is not there.
-mkdir -p /var/lib/lab/kernel
-real=$(apt-cache depends "$other_kernel" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-apt-get -q -y --no-install-recommends --download-only -o Dir::Cache::archives=/var/lib/lab/kernel install "$real"
+# A second kernel for the tests of an upgrade: that of the backports, not installed.
+mkdir -p /var/lib/lab/kernel/partial
+sed "s/ $suite / $suite-backports /" /etc/apt/sources.list >/etc/apt/sources.list.d/backports.list
+apt-get -q update
+apt-get -q -y --no-install-recommends --download-only -o Dir::Cache::archives=/var/lib/lab/kernel \
+    -t "$suite-backports" install "$kernel"
 rm -rf /var/lib/lab/kernel/lock /var/lib/lab/kernel/partial
 
 # Only what the tests do shall run here.

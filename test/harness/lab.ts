@@ -1,0 +1,97 @@
+/** A host of the lab for a test file: resumed from its saved state, ended with the file. */
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { LabMachine } from "../../scripts/lab/machine.ts";
+import { labRoot } from "../../scripts/lab/places.ts";
+import { getCommand, putCommand, sshCommand } from "../../scripts/lab/ssh.ts";
+import { VERSION } from "../../src/base/version.ts";
+import { busyboxEntries, writeImage } from "./oci-image.ts";
+import { built, repositoryRoot } from "./paths.ts";
+import { type RunOptions, type RunResult, run, runOk } from "./run.ts";
+
+/** Which host: "debian13" unless CAISSON_LAB_HOST names another. */
+export const labVariant = process.env.CAISSON_LAB_HOST ?? "debian13";
+
+/** The image that `importImage` puts into the host's containerd. */
+export const LAB_IMAGE = "docker.io/library/busybox:caisson";
+
+/** For one command in an emulated host on a busy machine. */
+const COMMAND_LIMIT_MS = 600_000;
+
+export class LabHost implements AsyncDisposable {
+  readonly #machine: LabMachine;
+  readonly #scratch: string;
+
+  private constructor(machine: LabMachine, scratch: string) {
+    this.#machine = machine;
+    this.#scratch = scratch;
+  }
+
+  /** The caller disposes of it. Preconditions: `npm run lab -- snapshot` (which `npm run lab -- test` does first). */
+  static async start(): Promise<LabHost> {
+    const scratch = mkdtempSync(join(tmpdir(), "caisson-lab-"));
+    mkdirSync(labRoot, { recursive: true });
+    const dir = join(labRoot, labVariant, `run-${process.pid}`);
+    const machine = await LabMachine.start({ variant: labVariant, dir, detached: false });
+    return new LabHost(machine, scratch);
+  }
+
+  /** Runs a shell script as root in the host. */
+  sh(script: string, options: RunOptions = {}): Promise<RunResult> {
+    const argv = sshCommand(this.#machine.ssh, ["sh", "-c", script]);
+    return run(argv, { timeoutMs: COMMAND_LIMIT_MS, ...options });
+  }
+
+  /** The standard output of a script that has to succeed. */
+  async shOk(script: string, options: RunOptions = {}): Promise<string> {
+    const argv = sshCommand(this.#machine.ssh, ["sh", "-ec", script]);
+    return (await runOk(argv, { timeoutMs: COMMAND_LIMIT_MS, ...options })).stdout;
+  }
+
+  async put(sources: readonly string[], destination: string): Promise<void> {
+    await runOk(putCommand(this.#machine.ssh, sources, destination), { timeoutMs: COMMAND_LIMIT_MS });
+  }
+
+  async get(source: string, destination: string): Promise<void> {
+    await runOk(getCommand(this.#machine.ssh, source, destination), { timeoutMs: COMMAND_LIMIT_MS });
+  }
+
+  /** Builds our package as `version` and puts it into the host. @returns its path there */
+  async putPackage(version = VERSION): Promise<string> {
+    const script = join(repositoryRoot, "scripts/package.ts");
+    const variant = labVariant === "debian12" ? ["--with-node"] : [];
+    const argv = [
+      "--import",
+      "tsx",
+      script,
+      "--output",
+      this.#scratch,
+      "--package-version",
+      version,
+      ...variant,
+    ];
+    await runOk([process.execPath, ...argv], { cwd: repositoryRoot, timeoutMs: 300_000 });
+    const name = `caisson${variant.length > 0 ? "-with-node" : ""}_${version}_amd64.deb`;
+    await this.put([join(this.#scratch, name)], "/root/");
+    return `/root/${name}`;
+  }
+
+  /** Installs a package as a user does, without a network. */
+  async install(path: string): Promise<string> {
+    return await this.shOk(`DEBIAN_FRONTEND=noninteractive apt-get install -q -y ${path} 2>&1`);
+  }
+
+  async importImage(): Promise<void> {
+    const archive = join(this.#scratch, "busybox.tar");
+    const applets = (await runOk([built.busybox, "--list"])).stdout.trim().split("\n");
+    writeImage(archive, { name: LAB_IMAGE, entries: busyboxEntries(built.busybox, applets) });
+    await this.put([archive], "/root/");
+    await this.shOk("ctr image import /root/busybox.tar");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#machine.stop();
+    rmSync(this.#scratch, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,113 @@
+/** Our package on a host of its own, as its administrator has it: installed, upgraded, with a new kernel, removed, purged. */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { LAB_IMAGE, LabHost } from "../harness/lab.ts";
+import { describeResult } from "../harness/run.ts";
+
+const RUN = `ctr run --runtime io.containerd.caisson.v2`;
+const IMAGES = "/var/cache/caisson";
+const UNIT = "caisson-osbuilder-generate.service";
+const NEXT_VERSION = "99.0.0";
+
+let started: LabHost | undefined;
+before(async () => {
+  started = await LabHost.start();
+  await started.importImage();
+});
+after(async () => {
+  await started?.[Symbol.asyncDispose]();
+});
+
+function host(): LabHost {
+  if (started === undefined) throw new Error("the host is not started");
+  return started;
+}
+
+/** What of a pod must not change while something is done to the host: its processes and the guest's boot. */
+async function podIdentity(id: string): Promise<string> {
+  const exec = `ctr task exec --exec-id e$$ ${id} cat /proc/sys/kernel/random/boot_id`;
+  return await host().shOk(`pgrep -f 'caisson-shim|qemu-system|virtiofsd' | sort -n; ${exec}`);
+}
+
+test("apt install and nothing else: ctr run works", async () => {
+  const output = await host().install(await host().putPackage());
+  assert.doesNotMatch(output, /caisson: /, "a complaint of the maintainer scripts");
+  assert.equal(
+    (await host().shOk(`systemctl is-enabled ${UNIT}; systemctl is-active ${UNIT}`)).trim(),
+    "enabled\nactive",
+  );
+  const kernel = (await host().shOk("uname -r")).trim();
+  assert.equal((await host().shOk(`ls ${IMAGES}/osbuilder-images`)).trim(), kernel);
+  const result = await host().sh(
+    `${RUN} --rm ${LAB_IMAGE} first sh -c 'cat /proc/sys/kernel/random/boot_id; exit 7'`,
+  );
+  assert.equal(result.code, 7, describeResult(result));
+  assert.notEqual(result.stdout, await host().shOk("cat /proc/sys/kernel/random/boot_id"));
+  assert.equal(await host().shOk("ls /run/caisson; pgrep -f 'qemu-system|virtiofsd' || true"), "");
+});
+
+test("shim check finds nothing wrong, and the accelerator, vsock and network of the kernel", async () => {
+  const checked = await host().sh("shim check");
+  assert.equal(checked.code, 0, describeResult(checked));
+  for (const line of [
+    /^accelerator +ok +kvm:/m,
+    /^vsock +ok +vhost:/m,
+    /^vhost-net +ok /m,
+    /^guest image +ok /m,
+  ]) {
+    assert.match(checked.stdout, line);
+  }
+});
+
+test("an upgrade leaves a running pod alone, and the next pod has the new version", async () => {
+  await host().shOk(`${RUN} --detach --null-io ${LAB_IMAGE} pod sleep 100000`);
+  const identity = await podIdentity("pod");
+  await host().install(await host().putPackage(NEXT_VERSION));
+  assert.match(await host().shOk("dpkg-query -W caisson"), new RegExp(NEXT_VERSION));
+  assert.equal(await podIdentity("pod"), identity);
+  assert.equal(await host().shOk(`${RUN} --rm ${LAB_IMAGE} second echo runs`), "runs\n");
+  assert.equal(await podIdentity("pod"), identity);
+});
+
+test("a new kernel: the unit makes its image and switches the links, running pods keep theirs", async () => {
+  const identity = await podIdentity("pod");
+  const before = (await host().shOk("uname -r")).trim();
+  // The host itself is not booted with it, so it needs no initial RAM disk, which takes minutes here.
+  await host().shOk("echo update_initramfs=no > /etc/initramfs-tools/update-initramfs.conf");
+  await host().shOk("DEBIAN_FRONTEND=noninteractive dpkg -i /var/lib/lab/kernel/*.deb");
+  const releases = (await host().shOk("ls /lib/modules")).trim().split("\n");
+  const next = releases.find((release) => release !== before);
+  assert.ok(next !== undefined, releases.join(" "));
+  await host().shOk(`echo 'OSBUILDER_OPTIONS="--kernel-release ${next}"' > /etc/default/caisson-osbuilder`);
+  await host().shOk(`systemctl restart ${UNIT}`);
+  const link = (await host().shOk(`readlink ${IMAGES}/vmlinuz.container`)).trim();
+  assert.ok(link.includes(`/${next}/`), link);
+  assert.equal(await podIdentity("pod"), identity);
+  assert.equal((await host().shOk(`${RUN} --rm ${LAB_IMAGE} third uname -r`)).trim(), next);
+  const inPod = await host().shOk("ctr task exec --exec-id k1 pod uname -r");
+  assert.equal(inPod.trim(), before);
+});
+
+test("remove refuses while a sandbox runs, and then leaves only images and settings", async () => {
+  const refused = await host().sh("DEBIAN_FRONTEND=noninteractive apt-get remove -q -y caisson 2>&1");
+  assert.notEqual(refused.code, 0, describeResult(refused));
+  assert.match(refused.stdout, /sandboxes are running/);
+  assert.match(await host().shOk("ctr task exec --exec-id k2 pod echo alive"), /alive/);
+  await host().shOk("ctr task kill -s KILL pod; ctr task delete -f pod; ctr container delete pod");
+  await host().shOk("DEBIAN_FRONTEND=noninteractive apt-get remove -q -y caisson 2>&1");
+  assert.equal(
+    await host().shOk("ls -d /usr/lib/caisson /usr/bin/shim /usr/bin/osbuilder 2>/dev/null || true"),
+    "",
+  );
+  assert.match(await host().shOk(`ls ${IMAGES}`), /caisson-initrd.img/);
+});
+
+test("purge leaves nothing", async () => {
+  await host().shOk("mkdir -p /etc/caisson/config.d; : > /etc/caisson/config.d/50-site.toml");
+  await host().shOk("DEBIAN_FRONTEND=noninteractive apt-get purge -q -y caisson 2>&1");
+  const left = await host().shOk(
+    "find / -xdev -name '*caisson*' -not -path '/root/*' -not -path '/var/lib/containerd/*' -not -path '/var/log/*'",
+  );
+  assert.equal(left, "");
+  assert.equal(await host().shOk("dpkg-query -l caisson 2>/dev/null | grep caisson || true"), "");
+});

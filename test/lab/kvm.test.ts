@@ -1,0 +1,125 @@
+/** The path that users run: KVM, vhost-vsock, vhost-net, the Rust virtiofsd, cgroup v2 under systemd. */
+import assert from "node:assert/strict";
+import { createHash, randomBytes } from "node:crypto";
+import { after, before, test } from "node:test";
+import { LAB_IMAGE, LabHost } from "../harness/lab.ts";
+import { describeResult, inputOnceStarted } from "../harness/run.ts";
+
+const RUN = "ctr run --runtime io.containerd.caisson.v2";
+/** Addresses of the two ends of a pod's network. */
+const NODE = "10.99.0.1";
+const POD = "10.99.0.2";
+
+let started: LabHost | undefined;
+before(async () => {
+  started = await LabHost.start();
+  await started.importImage();
+  await started.install(await started.putPackage());
+  await started.shOk(`ip netns add pod
+ip link add veth0 type veth peer name eth0 netns pod
+ip addr add ${NODE}/24 dev veth0
+ip link set veth0 up
+ip -n pod addr add ${POD}/24 dev eth0
+ip -n pod link set eth0 up
+ip -n pod link set lo up`);
+  await started.shOk(
+    `${RUN} --detach --null-io --with-ns network:/run/netns/pod ${LAB_IMAGE} pod sleep 100000`,
+  );
+});
+after(async () => {
+  await started?.[Symbol.asyncDispose]();
+});
+
+function host(): LabHost {
+  if (started === undefined) throw new Error("the host is not started");
+  return started;
+}
+
+const exec = (id: string, command: string) => `ctr task exec --exec-id ${id} pod ${command}`;
+
+test("QEMU runs the guest with KVM and holds vhost-vsock and vhost-net", async () => {
+  const descriptors = await host().shOk("ls -l /proc/$(pgrep qemu-system)/fd");
+  for (const name of [
+    "anon_inode:kvm-vm",
+    "anon_inode:kvm-vcpu:0",
+    "/dev/vhost-vsock",
+    "/dev/vhost-net",
+    "/dev/net/tun",
+  ]) {
+    assert.ok(descriptors.includes(name), `${name} is not in:\n${descriptors}`);
+  }
+  const command = await host().shOk("tr '\\0' ' ' < /proc/$(pgrep qemu-system)/cmdline");
+  assert.match(command, /accel=kvm/);
+  assert.match(command, /vhost-vsock-pci/);
+  // The kernel's own threads that move the bytes.
+  assert.match(await host().shOk("ps -eLo comm"), /^vhost-/m);
+});
+
+test("the guest knows its hypervisor", async () => {
+  const clock = "cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
+  assert.equal(await host().shOk(exec("clock", clock)), "kvm-clock\n");
+});
+
+test("packets go both ways between the node and the guest", async () => {
+  const out = await host().sh(exec("ping", `ping -c 3 -W 20 ${NODE}`));
+  assert.equal(out.code, 0, describeResult(out));
+  const size = 4 << 20;
+  const listen = exec("listen", "sh -c 'nc -l -p 7000 | sha256sum'");
+  const send = `head -c ${size} /dev/zero | ip netns exec pod true; sleep 5; head -c ${size} /dev/zero | busybox nc -w 60 ${POD} 7000`;
+  const received = await host().shOk(`${listen} > /tmp/received & ${send}; wait; cat /tmp/received`);
+  const expected = createHash("sha256").update(Buffer.alloc(size)).digest("hex");
+  assert.equal(received.split(" ")[0], expected);
+});
+
+test("stdio over the kernel's vsock: both streams, input, exit codes, eight megabytes", async () => {
+  const result = await host().sh(`${exec("io", "sh -c 'echo out; echo err >&2; exit 9'")}`);
+  assert.deepEqual(
+    [result.stdout, result.stderr, result.code],
+    ["out\n", "err\n", 9],
+    describeResult(result),
+  );
+  const data = randomBytes(64 << 10).toString("base64");
+  const { input, onStdout, output } = inputOnceStarted(data);
+  const echoed = await host().sh(exec("cat", "sh -c 'echo ready; cat'"), { input, onStdout });
+  assert.equal(echoed.code, 0, describeResult(echoed));
+  assert.equal(output(), `ready\n${data}`);
+  const sum = await host().shOk(`${exec("big", "head -c 8388608 /dev/zero")} | sha256sum`);
+  assert.equal(
+    sum.split(" ")[0],
+    createHash("sha256")
+      .update(Buffer.alloc(8 << 20))
+      .digest("hex"),
+  );
+});
+
+test("shim list, exec and net show the sandbox", async () => {
+  const [sandbox] = JSON.parse(await host().shOk("shim list --json")) as [Record<string, unknown>];
+  assert.equal(sandbox?.accelerator ?? sandbox?.accel, "kvm", JSON.stringify(sandbox));
+  assert.match(await host().shOk("shim exec pod -- uname -r"), /cloud-amd64/);
+});
+
+test("two more machines at the same time, each with a CID of its own", async () => {
+  const names = ["a", "b"];
+  const run = (name: string) => `${RUN} --detach --null-io ${LAB_IMAGE} ${name} sleep 100000`;
+  await host().shOk(`${names.map((name) => `${run(name)} & `).join("")} wait`);
+  const commands = await host().shOk(
+    "for p in $(pgrep qemu-system); do tr '\\0' '\\n' < /proc/$p/cmdline; done",
+  );
+  const cids = [...commands.matchAll(/guest-cid"?[=:](\d+)/g)].map((match) => match[1]);
+  assert.equal(new Set(cids).size, 3, commands);
+  for (const name of names) {
+    await host().shOk(
+      `ctr task kill -s KILL ${name}; ctr task delete -f ${name}; ctr container delete ${name}`,
+    );
+  }
+});
+
+test("a shim that is killed takes its machine along, and nothing is left", async () => {
+  await host().shOk("kill -KILL $(pgrep -f caisson-shim)");
+  await host().sh("ctr task delete -f pod; ctr container delete pod");
+  const gone =
+    "for i in $(seq 300); do [ -z \"$(ls /run/caisson)$(pgrep -f 'qemu-system|virtiofsd')\" ] && exit 0; sleep 0.2; done; ls /run/caisson; pgrep -af 'qemu|virtiofsd'; exit 1";
+  const result = await host().sh(gone);
+  assert.equal(result.code, 0, describeResult(result));
+  assert.doesNotMatch(await host().shOk("ip -n pod link; tc -n pod qdisc; mount"), /caisson/);
+});
