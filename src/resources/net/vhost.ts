@@ -1,7 +1,6 @@
 /** vhost-net: the host kernel moves frames between tap and guest memory. */
 import fs from "node:fs";
-import { errnoOf, SandboxError } from "../../base/errors.ts";
-import type { Log } from "../../base/log.ts";
+import { SandboxError } from "../../base/errors.ts";
 import { closeFd } from "../../native/fd.ts";
 
 /** "auto": where the host has it. "on": refuse a host without. */
@@ -11,9 +10,10 @@ export const VHOST_NET = "/dev/vhost-net";
 
 /**
  * One descriptor a queue, which the caller closes; none where vhost-net is off or absent.
+ * @param absent told why, for "auto" on a host without it.
  * @throws SandboxError ERR_HOST for "on" on a host without it.
  */
-export function openVhost(mode: VhostMode, queues: number, log: Log): number[] {
+export function openVhost(mode: VhostMode, queues: number, absent: (error: unknown) => void): number[] {
   if (mode === "off") return [];
   const fds: number[] = [];
   try {
@@ -26,10 +26,7 @@ export function openVhost(mode: VhostMode, queues: number, log: Log): number[] {
         cause: error,
       });
     }
-    log.warn(
-      { errno: errnoOf(error), path: VHOST_NET },
-      "no vhost-net on this host: QEMU moves the pod's frames itself",
-    );
+    absent(error);
     return [];
   }
 }

@@ -25,7 +25,7 @@ import { chooseMacvtapIndex, planMacvtap } from "./plan-macvtap.ts";
 import { planRedirect } from "./plan-redirect.ts";
 import { type PodState, rereadPodState, TAP_NAME, tapName } from "./pod-state.ts";
 import { undoInNetns } from "./undo.ts";
-import { openVhost, type VhostMode } from "./vhost.ts";
+import { openVhost, VHOST_NET, type VhostMode } from "./vhost.ts";
 
 export interface AttachOptions {
   readonly netnsPath: string;
@@ -138,7 +138,10 @@ async function wireOnce(
     executed = await execute(plan, netns.fd, socket, options.log);
     signal.throwIfAborted();
     for (const { tap } of plan.nics)
-      vhostFds.set(tap.name, openVhost(options.vhost, tap.queues, options.log));
+      vhostFds.set(
+        tap.name,
+        openVhost(options.vhost, tap.queues, (error) => warnOfVhost(options, error)),
+      );
     return { plan, state, links, tapFds: executed.tapFds, vhostFds };
   } catch (error) {
     closeAll(executed?.tapFds ?? new Map(), vhostFds);
@@ -150,6 +153,18 @@ async function wireOnce(
     );
     throw error;
   }
+}
+
+/** Pods that were told; not again for each of their NICs. */
+const warned = new WeakSet<AttachOptions>();
+
+function warnOfVhost(options: AttachOptions, error: unknown): void {
+  if (warned.has(options)) return;
+  warned.add(options);
+  options.log.warn(
+    { errno: errnoOf(error), path: VHOST_NET },
+    "no vhost-net on this host: QEMU moves the pod's frames itself",
+  );
 }
 
 function closeAll(...maps: ReadonlyMap<string, readonly number[]>[]): void {

@@ -289,13 +289,25 @@ tc filter add dev eth0 ${side} pref 50000 protocol 0x88b6 u32 match u8 0 0 actio
     }
   });
 
-  test("vhost auto gives one descriptor a queue, or one warning where the host has no vhost-net", async () => {
+  test("vhost auto gives one descriptor a queue, or one warning for all NICs where the host has no vhost-net", async () => {
     const pod = await makePod();
     try {
+      const addNic = (name: string) =>
+        pod.inHost(
+          `ip link add h-${name} type veth peer name ${name} netns ${pod.netnsPath}; nsenter --net=${pod.netnsPath} ip link set ${name} up`,
+        );
+      await addNic("net1");
       const log = recordingLog();
       const attached = await pod.attach({ model: "tcfilter", queues: 2, vhost: "auto", log });
+      await addNic("net2");
+      const { links } = await readPodNetwork(pod.netnsPath);
+      const later = links.find((link) => link.name === "net2") as (typeof links)[number];
+      await attached.network.attachInterface(later, AbortSignal.timeout(5_000));
       const present = fs.existsSync("/dev/vhost-net");
-      assert.equal(attached.network.nics[0]?.vhostFds.length, present ? 2 : 0);
+      assert.deepEqual(
+        attached.network.nics.map((nic) => nic.vhostFds.length),
+        Array(3).fill(present ? 2 : 0),
+      );
       assert.equal(log.warnings.filter((text) => text.includes("vhost-net")).length, present ? 0 : 1);
       await attached.detach();
       if (present) return;

@@ -108,7 +108,7 @@ export function watchSuite(): void {
     });
   }
 
-  test("changed addresses, routes, neighbours and MTU reach the guest as a whole, and the tap's MTU follows", async () => {
+  test("changed addresses, routes, rules, neighbours and MTU reach the guest as a whole, and the tap's MTU follows", async () => {
     const pod = await makePod();
     const attached = await pod.attach({ model: "tcfilter" });
     const recorder = new Recorder();
@@ -129,6 +129,12 @@ ip neigh add 10.88.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent`);
         (guest) => addressesOf(guest, "eth0").length === 2 && guest.interfaces[0]?.mtu === 1300,
       );
       assert.match(await pod.inPod("ip -o link show tap0_caisson"), / mtu 1300 /);
+      await pod.inPod("ip -6 rule add from fd00:88::5 lookup 100");
+      await recorder.guest("rule of IPv6", (guest) => guest.rules.length === 1);
+      await pod.inPod("ip rule add from 10.88.0.5 lookup 100");
+      await recorder.guest("rule of IPv4", (guest) => guest.rules.length === 2);
+      await pod.inPod("ip -6 rule del from fd00:88::5 lookup 100");
+      await recorder.guest("removal of a rule", (guest) => guest.rules.length === 1);
       // What the namespace's kernel learns by itself is nobody's business.
       recorder.events.length = 0;
       await pod.inPod("ip neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud reachable");
