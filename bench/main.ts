@@ -60,7 +60,7 @@ async function main(): Promise<void> {
       .map(([name, value]) => `${name}: ${value}`)
       .join("\n")}\n`,
   );
-  console.log(`${table(measurements)}\n\nJSON: ${file}`);
+  console.log(`${suite.table?.(measurements) ?? table(measurements)}\n\nJSON: ${file}`);
 }
 
 try {

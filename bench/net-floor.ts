@@ -3,11 +3,11 @@
  * and in it the same servers as in a pod. What a model costs beyond this, the sandbox around it costs.
  */
 import { execFileSync, spawn } from "node:child_process";
-import { readFileSync, realpathSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { type CpioEntry, cpioArchive } from "../osbuilder/cpio.ts";
 import type { CniPod, CniResult } from "../test/e2e/net/cni.ts";
-import { built } from "../test/harness/paths.ts";
+import { built, repositoryRoot } from "../test/harness/paths.ts";
 import { runOk } from "../test/harness/run.ts";
 import type { World } from "../test/harness/world.ts";
 import { floorCommand } from "./floor.ts";
@@ -135,7 +135,10 @@ function parentsOf(path: string): string[] {
 /** The modules that a virtio NIC on PCI needs, each after those that it needs itself. */
 function driverPaths(): string[] {
   const release = basename(dirname(realpathSync(built.kernel)));
-  const argv = ["--set-version", release, "--show-depends", "--all", "virtio_pci", "virtio_net"];
+  // A kernel that the set-up unpacked, else the system's.
+  const unpacked = join(repositoryRoot, ".cache/kernel");
+  const root = existsSync(join(unpacked, "lib/modules", release)) ? ["--dirname", unpacked] : [];
+  const argv = [...root, "--set-version", release, "--show-depends", "--all", "virtio_pci", "virtio_net"];
   const listed = execFileSync("/sbin/modprobe", argv, { encoding: "utf8" });
   return [...new Set([...listed.matchAll(/^insmod (\S+)/gm)].map((match) => match[1] ?? ""))];
 }

@@ -17,4 +17,6 @@ export interface Suite {
   readonly name: string;
   readonly summary: string;
   run(init: SuiteInit): Promise<Measurement[]>;
+  /** The figures as a table in Markdown, for docs/performance.md. */
+  table?(measurements: readonly Measurement[]): string;
 }

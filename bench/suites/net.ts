@@ -3,14 +3,15 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { silentLog } from "../../src/base/log.ts";
-import { attachPodNetwork, type WiringModel } from "../../src/resources/net/index.ts";
+import { build } from "esbuild";
+import type { WiringModel } from "../../src/resources/net/index.ts";
 import { addressOf, bridgeNetwork, CniPod } from "../../test/e2e/net/cni.ts";
 import { importBusybox } from "../../test/harness/images.ts";
 import { repositoryRoot } from "../../test/harness/paths.ts";
 import { run, runOk } from "../../test/harness/run.ts";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
 import { startNetFloor } from "../net-floor.ts";
+import { subjectTable } from "../subject-table.ts";
 import type { Measurement, Suite } from "../suite.ts";
 
 const IPERF = "/usr/bin/iperf3";
@@ -27,6 +28,17 @@ const CONNECTIONS = "100";
 const BRIDGE = "br95";
 const MODELS = ["tcfilter", "ebpf", "macvtap"] as const satisfies readonly WiringModel[];
 
+const SUBJECTS = ["runc", "floor", ...MODELS] as const;
+type Subject = (typeof SUBJECTS)[number];
+/** Attachments of one process of the wiring probe. */
+const WIRINGS = 12;
+
+/** A pod that serves, and what ends it. */
+interface Running {
+  readonly address: string;
+  end(): Promise<void>;
+}
+
 export const netSuite: Suite = {
   name: "net",
   summary:
@@ -35,65 +47,83 @@ export const netSuite: Suite = {
     if (!existsSync(IPERF)) throw new Error("iperf3 is not installed: apt-get install iperf3");
     await using host = await TestHost.start();
     await importBusybox(host.containerd, { entries: programWithLibraries(IPERF) });
-    const results: Measurement[] = [];
-    for (const subject of ["runc", ...MODELS] as const) {
-      progress(subject);
-      const pod = await CniPod.create(host.world, `bench-${subject}`);
-      const address = addressOf(await pod.add("eth0", bridgeNetwork(host.world, 95)));
-      if (subject !== "runc") {
-        host.configure({ "runtime.internetworking_model": subject });
-        results.push(await wiringTime(host, pod, subject, runs));
+    progress("wiring");
+    const wiring = await wiringTimes(host, runs);
+    const running = new Map<Subject, Running>();
+    try {
+      // The floor has the machine of a sandbox that runs.
+      for (const subject of ["runc", ...MODELS, "floor"] as const) {
+        progress(`starting ${subject}`);
+        running.set(subject, await (subject === "floor" ? startFloor(host) : startPod(host, subject)));
       }
-      const id = await host.runDetached(["sh", "-c", `${SERVERS}; touch /tmp/ready; exec sleep 10000`], {
-        runtime: subject === "runc" ? RUNC_RUNTIME : CAISSON_RUNTIME,
-        flags: ["--with-ns", `network:${pod.path}`],
-      });
-      const sandbox = subject === "tcfilter" ? qemuCommand(host) : undefined;
-      await host.exec(id, ["sh", "-c", "until [ -e /tmp/ready ]; do sleep 0.1; done; sleep 0.5"]);
-      results.push(...(await measure(host, subject, address)));
-      await host.remove(id);
-      await pod.remove();
-      if (sandbox === undefined) continue;
-      progress("floor");
-      results.push(...(await measureFloor(host, sandbox)));
+      // One after the other in each round: a busy minute of the machine hits all of them.
+      const rounds = new Map<Subject, Measurement[][]>(SUBJECTS.map((subject) => [subject, []]));
+      for (let round = 1; round <= ROUNDS; round++) {
+        for (const [subject, { address }] of running) {
+          progress(`round ${round} of ${ROUNDS}: ${subject}`);
+          rounds.get(subject)?.push(await measure(host, subject, address));
+        }
+      }
+      return [...SUBJECTS.flatMap((subject) => joined(rounds.get(subject) ?? [])), ...wiring];
+    } finally {
+      for (const { end } of running.values()) await end();
+      await run(host.world.enter(["ip", "link", "del", BRIDGE]));
     }
-    await runOk(host.world.enter(["ip", "link", "del", BRIDGE]));
-    return results;
   },
+  table: (measurements) => subjectTable(measurements, SUBJECTS),
 };
 
-/** The command line of the one sandbox's QEMU. */
+async function startPod(host: TestHost, subject: Exclude<Subject, "floor">): Promise<Running> {
+  const pod = await CniPod.create(host.world, `bench-${subject}`);
+  const address = addressOf(await pod.add("eth0", bridgeNetwork(host.world, 95)));
+  if (subject !== "runc") host.configure({ "runtime.internetworking_model": subject });
+  const id = await host.runDetached(["sh", "-c", `${SERVERS}; touch /tmp/ready; exec sleep 10000`], {
+    runtime: subject === "runc" ? RUNC_RUNTIME : CAISSON_RUNTIME,
+    flags: ["--with-ns", `network:${pod.path}`],
+  });
+  await host.exec(id, ["sh", "-c", "until [ -e /tmp/ready ]; do sleep 0.1; done; sleep 0.5"]);
+  return {
+    address,
+    end: async () => {
+      await host.remove(id);
+      await pod.remove();
+    },
+  };
+}
+
+/** The command line of a sandbox's QEMU. */
 function qemuCommand(host: TestHost): string[] {
   const qemu = host.world.processes().find(({ commandLine }) => commandLine.includes("qemu-system"));
   if (qemu === undefined) throw new Error("the sandbox has no QEMU");
   return readFileSync(`/proc/${qemu.pid}/cmdline`, "utf8").split("\0").slice(0, -1);
 }
 
-async function measureFloor(host: TestHost, sandbox: readonly string[]): Promise<Measurement[]> {
+async function startFloor(host: TestHost): Promise<Running> {
   const pod = await CniPod.create(host.world, "bench-floor");
   const result = await pod.add("eth0", bridgeNetwork(host.world, 95));
   const programs = programWithLibraries(IPERF);
+  const sandbox = qemuCommand(host);
   const floor = await startNetFloor({ world: host.world, pod, result, sandbox, programs, script: SERVERS });
-  try {
-    await sleep(500);
-    return await measure(host, "floor", addressOf(result));
-  } finally {
-    await floor.stop();
-    await pod.remove();
-  }
+  await sleep(500);
+  return {
+    address: addressOf(result),
+    end: async () => {
+      await floor.stop();
+      await pod.remove();
+    },
+  };
 }
 
-/** All figures of one subject, by name, in rounds. */
-async function measure(host: TestHost, subject: string, address: string): Promise<Measurement[]> {
-  const rounds: Measurement[][] = [];
-  for (let i = 0; i < ROUNDS; i++) rounds.push(await measureOnce(host, subject, address));
+/** The same figures of several rounds as one. */
+function joined(rounds: readonly Measurement[][]): Measurement[] {
   return (rounds[0] ?? []).map((first, at) => ({
     ...first,
     values: rounds.flatMap((round) => round[at]?.values ?? []),
   }));
 }
 
-async function measureOnce(host: TestHost, subject: string, address: string): Promise<Measurement[]> {
+/** All figures of one subject, by name, once. */
+async function measure(host: TestHost, subject: string, address: string): Promise<Measurement[]> {
   const one = (name: string, unit: Measurement["unit"], value: number): Measurement => ({
     name: `${name}, ${subject}`,
     unit,
@@ -129,7 +159,11 @@ async function probe(host: TestHost, args: string[]): Promise<number[]> {
   return JSON.parse((await runOk(argv, { timeoutMs: 60_000 })).stdout) as number[];
 }
 
+const IPERF_TRIES = 20;
+
 interface IperfReport {
+  /** Empty when the test did not begin. */
+  readonly intervals?: readonly unknown[];
   readonly error?: string;
   readonly end: {
     readonly sum_received?: { readonly bits_per_second: number };
@@ -143,18 +177,17 @@ interface IperfReport {
 }
 
 /**
- * The server opens its port anew after each test, and refuses connections until then; and on a machine that is too busy
- * it gives a test up. Both are tried again, the latter with a word about it.
+ * The server opens its port anew after each test. Until then it refuses connections, and resets one that came while the
+ * port of the test before was still open; such a test never began. One that fails later is repeated with a word about it.
  */
 async function iperfReport(host: TestHost, argv: string[]): Promise<IperfReport> {
   for (let attempt = 1; ; attempt++) {
-    const report = JSON.parse(
-      (await run(host.world.enter(argv), { timeoutMs: 60_000 })).stdout,
-    ) as IperfReport;
+    const result = await run(host.world.enter(argv), { timeoutMs: 60_000 });
+    const report = JSON.parse(result.stdout) as IperfReport;
     if (report.error === undefined) return report;
     const text = `${argv.join(" ")}: ${report.error}`;
-    if (attempt === 20) throw new Error(text);
-    if (!report.error.includes("refused")) process.stderr.write(`bench: net: again: ${text}\n`);
+    if (attempt === IPERF_TRIES) throw new Error(text);
+    if ((report.intervals ?? []).length > 0) process.stderr.write(`bench: net: again: ${text}\n`);
     await sleep(100);
   }
 }
@@ -182,32 +215,45 @@ function arrived(end: IperfReport["end"]) {
   };
 }
 
-/** attachPodNetwork() in a warm process: reading, wiring, what the guest is told. */
-async function wiringTime(
-  host: TestHost,
-  pod: CniPod,
-  model: WiringModel,
-  runs: number,
-): Promise<Measurement> {
-  const values: number[] = [];
-  for (let i = 0; i <= runs; i++) {
-    const started = performance.now();
-    const network = await attachPodNetwork(
-      {
-        netnsPath: host.world.outside(pod.path),
-        model,
-        queues: 1,
-        vhost: "auto",
-        log: silentLog,
-        journal: () => undefined,
-      },
-      AbortSignal.timeout(10_000),
-    );
-    // The first one warms up.
-    if (i > 0) values.push(performance.now() - started);
-    await network.detach();
+/**
+ * attachPodNetwork(), which QEMU's start waits for: as the first thing that a process does, and in one that is warm. Taken
+ * from `runs` processes, bundled as the shim is.
+ */
+async function wiringTimes(host: TestHost, runs: number): Promise<Measurement[]> {
+  const program = join(host.world.dir, "net-wiring.cjs");
+  await build({
+    entryPoints: [join(repositoryRoot, "bench/suites/net-wiring.ts")],
+    outfile: program,
+    bundle: true,
+    platform: "node",
+    format: "cjs",
+    define: { "import.meta.url": "importMetaUrl" },
+    banner: { js: 'const importMetaUrl=require("node:url").pathToFileURL(__filename).href;' },
+  });
+  const env = { ...process.env, CAISSON_NATIVE: join(repositoryRoot, "dist/native/caisson.node") };
+  const pod = await CniPod.create(host.world, "bench-wiring");
+  await pod.add("eth0", bridgeNetwork(host.world, 95));
+  const results: Measurement[] = [];
+  for (const model of MODELS) {
+    const first: number[] = [];
+    const warm: number[] = [];
+    for (let i = 0; i < runs; i++) {
+      const argv = [process.execPath, program, host.world.outside(pod.path), model, String(WIRINGS)];
+      const times = JSON.parse((await runOk(argv, { env })).stdout) as number[];
+      first.push(...times.slice(0, 1));
+      // Two more still run what was not run before.
+      warm.push(...times.slice(3));
+    }
+    const unit = "us";
+    results.push({ name: `Wiring, warm process, ${model}`, unit, values: warm.map((ms) => ms * 1000) });
+    results.push({
+      name: `Wiring, first of a process, ${model}`,
+      unit,
+      values: first.map((ms) => ms * 1000),
+    });
   }
-  return { name: `wiring, read and told, ${model}`, unit: "us", values: values.map((ms) => ms * 1000) };
+  await pod.remove();
+  return results;
 }
 
 /** A dynamic program of this machine and its libraries, as entries of an image. */
