@@ -34,6 +34,7 @@ bin/kmod kmod
 bin/xz xz-utils
 bin/zstd zstd
 bin/unshare util-linux
+bin/systemd-run systemd
 bin/script bsdutils
 bin/chromium chromium
 sbin/ip iproute2

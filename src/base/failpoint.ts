@@ -20,6 +20,8 @@ export const failPoints = {
   "start.spawned": "`start` has started the server process",
   "server.listening": "the server accepts connections",
   "workspace.made": "the run directory and its journal exist",
+  "cgroup.journalled": "the sandbox's cgroups are in the journal and not made",
+  "cgroup.entered": "the shim is in the sandbox's cgroups",
   "mount.journalled": "a mount of the shared tree is in the journal and not made",
   "workspace.shared": "the shared tree is a mount of its own",
   "virtiofsd.spawned": "virtiofsd was forked and is not in the journal by its pid",

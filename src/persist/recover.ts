@@ -7,6 +7,7 @@ import path from "node:path";
 import { describeError, errnoOf } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
+import { removeCgroup } from "../base/remove-cgroup.ts";
 import { mountsBelow, removeTree } from "../base/remove-tree.ts";
 import { type JournalRecord, readJournal } from "./journal.ts";
 import { type FoundProcess, findProcesses, isSameProcess } from "./proc.ts";
@@ -63,6 +64,7 @@ async function undoRecords(
 ): Promise<string[]> {
   const failures = await killProcesses(records, deps);
   failPoint("recover.killed");
+  failures.push(...(await removeCgroups(records)));
   for (const record of [...records].reverse()) {
     try {
       await undoRecord(dir, record, deps);
@@ -109,6 +111,7 @@ async function undoRecord(dir: string, record: JournalRecord, deps: RecoverDeps)
     case "spawn":
     case "process":
     case "facts":
+    case "cgroup":
       return;
     case "mount":
       return deps.unmount(inside(dir, record.path));
@@ -116,8 +119,6 @@ async function undoRecord(dir: string, record: JournalRecord, deps: RecoverDeps)
       return fs.rmSync(inside(dir, record.path), { force: true });
     case "net":
       return deps.undoNet(record.plan);
-    case "cgroup":
-      return removeCgroup(inside("/sys/fs/cgroup", record.path));
     case "dir":
       // The sandbox's own directory holds the journal and goes last.
       return record.path === dir ? undefined : removeTree(inside(dir, record.path));
@@ -130,10 +131,18 @@ function inside(dir: string, file: string): string {
   return file;
 }
 
-function removeCgroup(dir: string): void {
-  try {
-    fs.rmdirSync(dir);
-  } catch (error) {
-    if (errnoOf(error) !== "ENOENT") throw error;
-  }
+/** Milliseconds for what the shim started besides (logging binaries) to end by itself, then for it to be gone. */
+const CGROUP_GRACE_MS = 300;
+const CGROUP_LIMIT_MS = 1_000;
+
+/** All at the same time: in each hierarchy they hold the same processes. @returns sentences about what is left. */
+async function removeCgroups(records: readonly JournalRecord[]): Promise<string[]> {
+  const paths = records.flatMap((record) => (record.kind === "cgroup" ? [record.path] : []));
+  const removals = paths.map(async (path) =>
+    removeCgroup(inside("/sys/fs/cgroup", path), CGROUP_GRACE_MS, CGROUP_LIMIT_MS),
+  );
+  const results = await Promise.allSettled(removals);
+  return results.flatMap((result) =>
+    result.status === "rejected" ? [`cgroup: ${describeError(result.reason)}`] : [],
+  );
 }

@@ -28,6 +28,8 @@ export interface PodSizeInit {
   readonly log: Log;
   /** The machine, once it runs. */
   machine(): Promise<{ readonly vm: RunningVm; readonly agent: GuestAgent }>;
+  /** Told what the containers may use together, in cpus (undefined: no limit), once the machine runs and at changes. */
+  limitHostCpu(cpus: number | undefined): void;
 }
 
 const MIB = 1 << 20;
@@ -47,7 +49,7 @@ export class PodSize {
     this.#cpus = init.boot.cpus;
   }
 
-  /** Makes room for a new container, as much as there is; the log says what to change when it is too little. */
+  /** Valid once the machine runs. Makes room for a new container, as much as there is; the log says what to change when it is too little. */
   async admit(id: string, resources: OciResources = {}): Promise<void> {
     await this.#inTurn(async () => {
       const warn = (error: unknown) =>
@@ -56,6 +58,7 @@ export class PodSize {
       if (refusal !== undefined) warn(refusal);
       this.#resources.set(id, resources);
       await this.#growTo(this.#sizeWith(new Map())).catch(warn);
+      this.#init.limitHostCpu(this.#cpuLimit());
     });
   }
 
@@ -72,6 +75,7 @@ export class PodSize {
       await this.#growTo(this.#sizeWith(new Map([[id, merged]])));
       await apply();
       this.#resources.set(id, merged);
+      this.#init.limitHostCpu(this.#cpuLimit());
       await this.#giveBack();
     });
   }
@@ -82,6 +86,15 @@ export class PodSize {
       if (!this.#resources.delete(id)) return;
       await this.#giveBack();
     });
+  }
+
+  /** Undefined when a container has no limit. */
+  #cpuLimit(): number | undefined {
+    const each = [...this.#resources.values()].map((resources) => containerLimits(resources).cpus);
+    return each.reduce<number | undefined>(
+      (sum, cpus) => (sum === undefined || cpus === undefined ? undefined : sum + cpus),
+      0,
+    );
   }
 
   #inTurn<T>(run: () => Promise<T>): Promise<T> {

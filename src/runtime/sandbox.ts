@@ -23,6 +23,7 @@ import { type DiskNumbers, PodDisks } from "./pod-disks.ts";
 import { PodSize, type PodSizeInit } from "./pod-size.ts";
 import { PodVolumes } from "./pod-volumes.ts";
 import { nextSandboxState, type SandboxEvent, type SandboxState } from "./sandbox-state.ts";
+import { hostQuota } from "./sizing.ts";
 import type { StdioSpec } from "./stdio/open.ts";
 import { Workspace, type WorkspaceInit } from "./workspace.ts";
 
@@ -43,6 +44,8 @@ export interface SandboxInit {
   readonly size: Pick<PodSizeInit, "boot" | "limits">;
   /** Milliseconds for the creation of a container in the guest. */
   readonly createLimitMs: number;
+  /** Limit the cpu time of the sandbox's cgroup on the host: where there is no pod whose cgroup is limited. */
+  readonly limitHostCpu: boolean;
   readonly observer: SandboxObserver;
   readonly log: Log;
 }
@@ -89,7 +92,13 @@ export class Sandbox {
     this.#deps = deps;
     this.#init = init;
     this.#disks = new PodDisks({ log: init.log, machine: () => this.machine() });
-    this.#size = new PodSize({ ...init.size, log: init.log, machine: () => this.machine() });
+    this.#size = new PodSize({
+      ...init.size,
+      log: init.log,
+      machine: () => this.machine(),
+      // Not before the guest is ready: a boot in slices takes a multiple of its time.
+      limitHostCpu: (cpus) => init.limitHostCpu && this.#workspace?.cgroup?.limitCpu(hostQuota(cpus)),
+    });
   }
 
   get state(): SandboxState {

@@ -83,6 +83,18 @@ function overheadBytes(annotations: Readonly<Record<string, string>>): number | 
   return crio === undefined ? undefined : crioLimits(crio)?.memoryBytes;
 }
 
+/**
+ * CPU time that the processes around the guest get on the host beside what the containers may use, in cpus: what a
+ * RuntimeClass of this kind usually declares as overhead.
+ */
+const OVERHEAD_CPUS = 0.25;
+
+/** The host's limit for a sandbox whose containers may use `cpus`; undefined: none. */
+export function hostQuota(cpus: number | undefined): { quotaUs: number | undefined; periodUs: number } {
+  const quotaUs = cpus && Math.ceil((cpus + OVERHEAD_CPUS) * DEFAULT_PERIOD_US);
+  return { quotaUs, periodUs: DEFAULT_PERIOD_US };
+}
+
 /** JSON of the CRI message LinuxContainerResources. */
 function crioLimits(json: string): WorkloadLimits | undefined {
   let value: Record<string, unknown> | null;

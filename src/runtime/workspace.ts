@@ -1,5 +1,6 @@
 /**
- * A sandbox's place on the host: its run directory with the journal, and the shared tree. Made first, removed last.
+ * A sandbox's place on the host: its run directory with the journal, its cgroup, and the shared tree. Made first,
+ * removed last.
  */
 import { failPoint } from "../base/failpoint.ts";
 import { removeTree } from "../base/remove-tree.ts";
@@ -7,6 +8,7 @@ import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import { Journal, type JournalRecord } from "../persist/journal.ts";
 import { isSameProcess, processStartTime } from "../persist/proc.ts";
 import { makeSandboxDir, type SandboxPaths, sandboxPaths } from "../persist/run-dir.ts";
+import { SandboxCgroup, type SandboxCgroupInit } from "../resources/cgroup/index.ts";
 import { type MountSyscalls, SharedTree } from "../resources/share/shared-tree.ts";
 
 export interface WorkspaceInit {
@@ -14,18 +16,22 @@ export interface WorkspaceInit {
   readonly dir: string;
   /** Facts for `list` and for people: ids, namespace, bundle. */
   readonly facts: Readonly<Record<string, string | number | boolean>>;
+  /** The cgroup that this process goes into, and all that it starts for the sandbox. */
+  readonly cgroup?: SandboxCgroupInit | undefined;
 }
 
 export class Workspace {
   readonly paths: SandboxPaths;
   readonly journal: Journal;
   readonly tree: SharedTree;
+  readonly cgroup: SandboxCgroup | undefined;
   readonly #undo: UndoStack;
 
-  private constructor(paths: SandboxPaths, journal: Journal, tree: SharedTree, undo: UndoStack) {
-    this.paths = paths;
-    this.journal = journal;
-    this.tree = tree;
+  private constructor(parts: Pick<Workspace, "paths" | "journal" | "tree" | "cgroup">, undo: UndoStack) {
+    this.paths = parts.paths;
+    this.journal = parts.journal;
+    this.tree = parts.tree;
+    this.cgroup = parts.cgroup;
     this.#undo = undo;
   }
 
@@ -46,10 +52,11 @@ export class Workspace {
       removeTree(dir);
     });
     failPoint("workspace.made");
+    const cgroup = init.cgroup && undo.use("cgroup", await SandboxCgroup.enter(init.cgroup, journal));
     const paths = sandboxPaths(dir);
     const tree = undo.use("shared tree", await SharedTree.create(paths.shared, mounts, journal));
     failPoint("workspace.shared");
-    return new Workspace(paths, journal, tree, undo.move());
+    return new Workspace({ paths, journal, tree, cgroup }, undo.move());
   }
 
   /**

@@ -13,6 +13,7 @@ import { refuseHostNamespaces } from "../oci/host-namespaces.ts";
 import { type PathKind, rewriteSpec } from "../oci/rewrite.ts";
 import type { OciMount, OciSpec } from "../oci/spec.ts";
 import type { SandboxIdentity } from "../persist/run-dir.ts";
+import { cgroupPlace, type SandboxCgroupInit } from "../resources/cgroup/index.ts";
 import type { RootfsMount } from "../resources/share/shared-tree.ts";
 import { volumeKind } from "../resources/share/volume-kind.ts";
 import { hostMachineDeps, SHARED_TAG } from "../runtime/host-machine.ts";
@@ -67,6 +68,7 @@ export function sandboxOpener(init: SandboxOpenerInit) {
       namespace,
       workspace: {
         dir: init.runDir,
+        cgroup: sandboxCgroup(spec, init.log),
         facts: {
           sandbox: sandboxId,
           namespace,
@@ -98,6 +100,7 @@ export function sandboxOpener(init: SandboxOpenerInit) {
       },
       size: { boot: size, limits },
       createLimitMs: scaledMs(config.runtime.createContainerTimeout * 1000),
+      limitHostCpu: containerRole(spec.annotations).role === "single",
       observer,
       log: init.log,
     });
@@ -169,6 +172,13 @@ function sizeLimits({ hypervisor }: Config): SizeLimits {
     baseMemoryMiB: defaultMemory,
     maxMemoryMiB: Math.max(defaultMemory, defaultMaxmemory || hostMemoryMiB),
   };
+}
+
+/** @throws ERR_SPEC for a cgroup path that makes no sense. */
+function sandboxCgroup({ linux }: OciSpec, log: Log): SandboxCgroupInit | undefined {
+  const place = cgroupPlace(linux?.cgroupsPath);
+  const { cpus = "", mems = "" } = linux?.resources?.cpu ?? {};
+  return place && { place, cpuset: { cpus, mems }, log };
 }
 
 /** The pod's network namespace; undefined for a new, empty one. */

@@ -14,6 +14,7 @@ export interface Acquire {
 export const acquires: readonly Acquire[] = [
   { name: "journal", way: "any" },
   { name: "run directory", way: "any" },
+  { name: "cgroup", way: "any" },
   { name: "shared tree", way: "any", times: 2 },
   { name: "mount", way: "any", times: 3 },
   { name: "console sessions", way: "any" },

@@ -43,7 +43,8 @@ const at = (phase: Phase, has: Step["has"], ...points: NamedPoint[]): Step[] =>
 export const steps: readonly Step[] = [
   { name: "start.bound", phase: "create", point: "start.bound", has: none, inStart: true },
   { name: "start.spawned", phase: "create", point: "start.spawned", has: none, inStart: true },
-  ...at("create", none, "server.listening", "workspace.made", "mount.journalled", "workspace.shared"),
+  ...at("create", none, "server.listening", "workspace.made", "cgroup.journalled", "cgroup.entered"),
+  ...at("create", none, "mount.journalled", "workspace.shared"),
   ...at("create", { virtiofsd: true }, "virtiofsd.spawned"),
   ...at("create", { vsock: true }, "vsock.spawned", "vsock.ready"),
   ...at("create", none, "network.journalled", "network.wired"),

@@ -14,6 +14,7 @@ const limits = { baseCpus: 1, baseMemoryMiB: 256, maxCpus: 4, maxMemoryMiB: 1024
 /** A machine that gives what it is asked for, as far as `guest` lets it, and notes what it was asked. */
 function machine(guest: { cpus?: number; stepsOfMiB?: number; addedMiB?: number } = {}) {
   const asked: string[] = [];
+  const hostCpus: (number | undefined)[] = [];
   let cpus = boot.cpus;
   let offered = 0;
   let taken = 0;
@@ -40,12 +41,13 @@ function machine(guest: { cpus?: number; stepsOfMiB?: number; addedMiB?: number 
     boot,
     limits,
     log: silentLog,
+    limitHostCpu: (cpus) => void hostCpus.push(cpus),
     machine: async () => ({
       vm: { hotplug: Promise.resolve(hotplug) } as unknown as RunningVm,
       agent: { calls } as unknown as GuestAgent,
     }),
   });
-  return { size, asked };
+  return { size, asked, hostCpus };
 }
 
 const memory = (mebibytes: number): OciResources => ({ memory: { limit: mebibytes * MIB } });
@@ -65,7 +67,7 @@ test("a container with limits beyond the machine's size makes it grow in whole b
 });
 
 test("an update grows the machine before its limits are set, and one to less gives back afterwards", async () => {
-  const { size, asked } = machine({ stepsOfMiB: 128 });
+  const { size, asked, hostCpus } = machine({ stepsOfMiB: 128 });
   const apply = async () => void asked.push("apply");
   await size.admit("a", memory(64));
   asked.length = 0;
@@ -78,6 +80,7 @@ test("an update grows the machine before its limits are set, and one to less giv
   await size.release("a");
   await size.release("a");
   assert.deepEqual(asked.slice(6), ["memory 0"]);
+  assert.deepEqual(hostCpus, [undefined, 3, 1, 1], "the host's limit follows");
 });
 
 test("an update beyond the configured limits is refused with the key to raise, before anything changes", async () => {
