@@ -2,7 +2,8 @@
  * Builds everything below dist/: the native addon, the guest agent, and one self-contained CommonJS bundle per program.
  * Each part is skipped when the content of its inputs is that of the last build and its outputs are still there.
  *
- * Programs: every file directly in src/bin. Those named in PROGRAMS become dist/bin/<name>, executable; any other is the
+ * Programs: every file directly in src/bin. Those named in PROGRAMS become dist/bin/<name>, executable, as does the
+ * launcher in C (scripts/build-launcher.mjs) of those named in LAUNCHED; any other is the
  * entry of a process that a program starts and becomes dist/lib/<name>.cjs. Those named in CACHED are loaders of
  * dist/lib/<name>.js and its code cache (scripts/code-cache.mjs). dist/bundled.json lists the npm packages in them.
  */
@@ -15,7 +16,9 @@ import { build } from "esbuild";
 import { CACHED, loader, refresh, wrapped } from "./code-cache.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-const PROGRAMS = ["containerd-shim-caisson-v2", "shim", "osbuilder"];
+const PROGRAMS = ["shim", "osbuilder"];
+/** Programs of dist/lib that the launcher in dist/bin runs by their first line. */
+const LAUNCHED = ["containerd-shim-caisson-v2"];
 /** What every part depends on besides its own sources. */
 const TOOLCHAIN = ["package-lock.json", "tsconfig.json"];
 
@@ -37,6 +40,12 @@ function parts() {
       inputs: ["src/native", "scripts/build-native.mjs"],
       outputs: [],
       run: () => runScript("scripts/build-native.mjs"),
+    },
+    {
+      name: "launcher",
+      inputs: ["src/native/launcher", "scripts/build-launcher.mjs"],
+      outputs: ["dist/bin/containerd-shim-caisson-v2"],
+      run: () => runScript("scripts/build-launcher.mjs"),
     },
     {
       name: "agent",
@@ -111,7 +120,7 @@ async function bundle(names) {
         if (directory !== undefined) packages.add(directory.slice(directory.indexOf("node_modules/")));
       }
       const source = ascii(result.outputFiles[0].text);
-      const start = PROGRAMS.includes(name) ? "#!/usr/bin/env node\n" : "";
+      const start = [...PROGRAMS, ...LAUNCHED].includes(name) ? "#!/usr/bin/env node\n" : "";
       if (name in CACHED) {
         replaceFile(outfile, start + loader(relative(dirname(outfile), join(root, sourceOf(name)))));
         await writeCached(name, source);

@@ -27,7 +27,7 @@ import vm from "node:vm";
  */
 export const CACHED = {
   "containerd-shim-caisson-v2": {
-    loader: "bin/containerd-shim-caisson-v2",
+    loader: "lib/containerd-shim-caisson-v2.cjs",
     flags: [],
     arguments: ["-namespace", "none", "-id", "/", "start"],
   },

@@ -12,7 +12,7 @@ import type { Measurement, Suite } from "../suite.ts";
 
 const SANDBOXES = 50;
 /** Milliseconds in which real sandboxes are started. */
-const STARTING_MS = 240_000;
+const STARTING_MS = 120_000;
 /** Scrapes per run. */
 const SCRAPES = 10;
 
@@ -48,6 +48,7 @@ export const monitorSuite: Suite = {
 async function scrapes(host: TestHost, url: string, runs: number, real: number): Promise<Measurement[]> {
   const script = `(async () => {
     const all = [];
+    let before = 0;
     for (let i = 0; i <= ${runs * SCRAPES}; i++) {
       const startedAt = performance.now();
       const text = await (await fetch("${url}metrics")).text();
@@ -55,15 +56,17 @@ async function scrapes(host: TestHost, url: string, runs: number, real: number):
       const sample = (name) => Number(new RegExp("^" + name + " (.*)$", "m").exec(text)[1]);
       const up = (text.match(/^caisson_sandbox_up\\{.*\\} 1$/gm) ?? []).length;
       const guests = (text.match(/^caisson_guest_up\\{.*\\} 1$/gm) ?? []).length;
-      if (i > 0) all.push([ms, sample("caisson_monitor_collect_seconds") * 1000, up, guests, text.length]);
+      const cpu = sample("caisson_monitor_process_cpu_seconds_total") * 1000;
+      if (i > 0) all.push([ms, sample("caisson_monitor_collect_seconds") * 1000, up, guests, text.length, cpu - before]);
+      before = cpu;
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
     console.log(JSON.stringify(all));
   })()`;
   const { stdout } = await runOk(host.world.enter([process.execPath, "-e", script]), { timeoutMs: 600_000 });
-  const all = JSON.parse(stdout) as [number, number, number, number, number][];
+  const all = JSON.parse(stdout) as [number, number, number, number, number, number][];
   const of = `${SANDBOXES} sandboxes (${real} virtual machines)`;
-  const column = (name: string, unit: Measurement["unit"], at: 0 | 1 | 2 | 3 | 4): Measurement => ({
+  const column = (name: string, unit: Measurement["unit"], at: 0 | 1 | 2 | 3 | 4 | 5): Measurement => ({
     name,
     unit,
     values: all.map((row) => row[at]),
@@ -71,6 +74,7 @@ async function scrapes(host: TestHost, url: string, runs: number, real: number):
   return [
     column(`scrape of ${of}`, "ms", 0),
     column("gathering within", "ms", 1),
+    column("CPU time of the monitor per scrape", "ms", 5),
     column("shims that answered in time", "count", 2),
     column("guests that answered since the last scrape", "count", 3),
     column("size of the response", "bytes", 4),

@@ -37,13 +37,20 @@ export function contents(root: string, init: ContentsInit): Entry[] {
   const documentation = "/usr/share/doc/caisson";
   return [
     ...programs.flatMap((name): Entry[] => [
-      { path: `${LIBRARY}/bin/${name}`, data: withInterpreter(read(`dist/bin/${name}`), node), mode: 0o755 },
+      { path: `${LIBRARY}/bin/${name}`, data: program(join(root, "dist/bin", name), node), mode: 0o755 },
       { path: `/usr/bin/${name}`, link: `../lib/caisson/bin/${name}` },
     ]),
     // A code cache is for one build of V8: the package makes it on its host.
     ...readdirSync(join(root, "dist/lib"))
       .filter((name) => /\.c?js$/.test(name))
-      .map((name) => file(`${LIBRARY}/lib/${name}`, `dist/lib/${name}`)),
+      .map((name): Entry => {
+        const source = `dist/lib/${name}`;
+        const path = `${LIBRARY}/lib/${name}`;
+        // What the launcher runs names its interpreter, too.
+        return read(source).subarray(0, 2).toString() === "#!"
+          ? { path, data: program(join(root, source), node), mode: 0o755 }
+          : file(path, source);
+      }),
     file(`${LIBRARY}/lib/code-cache.mjs`, "scripts/code-cache.mjs"),
     file(`${LIBRARY}/package.json`, "dist/package.json"),
     {
@@ -87,6 +94,12 @@ function dropIns(root: string): string[] {
     const dir = join(root, "configs", engine);
     return existsSync(dir) ? readdirSync(dir).map((name) => `${engine}/${name}`) : [];
   });
+}
+
+/** The launcher without what only a debugger needs, or a script for the Node of the package. */
+function program(path: string, node: string): Buffer {
+  const data = readFileSync(path);
+  return data.subarray(1, 4).toString("latin1") === "ELF" ? stripped(path) : withInterpreter(data, node);
 }
 
 /** A script that names its interpreter by path: PATH of a service need not have it. */

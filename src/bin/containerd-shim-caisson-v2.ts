@@ -1,6 +1,7 @@
 /**
  * The shim as containerd and CRI-O run it: `start`, `delete`, `-v`, `-info`. Each verb loads only what it needs; the
- * server that lives as long as the sandbox is a program of its own (shim-server.ts).
+ * server that lives as long as the sandbox is a program of its own (shim-server.ts). In front of this program stands one
+ * in C (src/native/launcher), which answers an ordinary `start` itself and hands over everything else.
  */
 import fs from "node:fs";
 import path from "node:path";
@@ -8,12 +9,13 @@ import { describeError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
 import { parseShimArguments } from "../shim/arguments.ts";
 
+const NAME = "containerd-shim-caisson-v2";
 const RUNTIME_NAME = "io.containerd.caisson.v2";
 
 async function main(): Promise<void> {
   const args = parseShimArguments(process.argv.slice(2));
   if (args.version) {
-    process.stdout.write(`${path.basename(process.argv[1] ?? "")}:\n  Version:  ${VERSION}\n`);
+    process.stdout.write(`${NAME}:\n  Version:  ${VERSION}\n`);
     return;
   }
   if (args.info) {
@@ -46,6 +48,6 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  process.stderr.write(`containerd-shim-caisson-v2: ${describeError(error)}\n`);
+  process.stderr.write(`${NAME}: ${describeError(error)}\n`);
   process.exit(1); // whatever is still open: containerd waits for this process without a limit
 });

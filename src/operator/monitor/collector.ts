@@ -142,17 +142,20 @@ export class Collector implements Disposable {
       answered = true;
       await entry.asking;
     };
-    try {
-      await withDeadline(ask(), this.#answerMs, "the shim's answer");
-    } catch (error) {
-      // A shim that is only slow keeps its connection.
-      if (errorCode(error) !== "ERR_DEADLINE") entry.close();
-    }
+    // A shim that is only slow keeps its connection.
+    await Promise.race([ask().catch(() => entry.close()), late(this.#answerMs)]);
     return answered;
   }
 }
 
-const errorCode = (error: unknown): unknown => (error as { code?: unknown } | null)?.code;
+/**
+ * Resolves after `ms` and a turn of the event loop: what has arrived by then counts, however busy we are ourselves with
+ * the answers of the others.
+ */
+async function late(ms: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, ms).unref());
+  for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
 
 /** One question at a time: a guest that hangs is not asked more and more. Never rejects. */
 async function askGuest(entry: Entry, calls: ControlConnection["calls"]): Promise<void> {

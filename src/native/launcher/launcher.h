@@ -1,0 +1,38 @@
+/* The parts of containerd-shim-caisson-v2: what it must read to answer `start` (main.c). */
+#ifndef CAISSON_LAUNCHER_H
+#define CAISSON_LAUNCHER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Bytes of what somebody else wrote. */
+struct bytes {
+  const unsigned char *data;
+  size_t length;
+};
+
+/* All of `fd` up to `limit` bytes, in memory of malloc. False when there is more, or reading or memory fails. */
+bool read_all(int fd, size_t limit, struct bytes *out);
+
+/* Whether `text` is the C string `word`. */
+bool bytes_are(struct bytes text, const char *word);
+
+/* What the annotations of a config.json say (src/oci/annotations.ts). */
+enum role { ROLE_UNCLEAR, ROLE_OWN_SANDBOX, ROLE_CONTAINER };
+
+/*
+ * The role of a bundle's container, and for ROLE_CONTAINER its sandbox's id in `id`, of `size` bytes.
+ * ROLE_UNCLEAR for what is not JSON of the plain kind that container engines write.
+ */
+enum role spec_role(struct bytes json, char *id, size_t size);
+
+/*
+ * The ConfigPath of the runtime options on stdin, "" for none (src/shim/bootstrap.ts, runtimeConfigPath). False when
+ * stdin holds something else than nothing or an Any of options: BootstrapParams, say.
+ */
+bool options_config_path(struct bytes input, char *path, size_t size);
+
+/* FIPS 180-4, as 64 hex digits and a zero. */
+void sha256_hex(const void *data, size_t length, char hex[65]);
+
+#endif

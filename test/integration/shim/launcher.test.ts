@@ -1,0 +1,233 @@
+/** The launcher in C: answers what it may answer without Node, as the program in JavaScript would, and hands over the rest. */
+import assert from "node:assert/strict";
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import net from "node:net";
+import { basename, join } from "node:path";
+import { after, before, test } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { AnySchema } from "@bufbuild/protobuf/wkt";
+import { OptionsSchema } from "../../../src/gen/runtimeoptions/v1/options_pb.ts";
+import { containerRole } from "../../../src/oci/annotations.ts";
+import { shimSocketPath } from "../../../src/persist/run-dir.ts";
+import { built, repositoryRoot } from "../../harness/paths.ts";
+import { type RunResult, run, runOk } from "../../harness/run.ts";
+import { createWorld, type World } from "../../harness/world.ts";
+
+const launcher = built.shim;
+const javascript = join(repositoryRoot, "dist/lib/containerd-shim-caisson-v2.cjs");
+const TYPE = "io.kubernetes.cri.container-type";
+const SANDBOX = "io.kubernetes.cri.sandbox-id";
+
+let world: World;
+let sockets = "";
+let count = 0;
+before(async () => {
+  world = await createWorld();
+  sockets = world.outside("/run/containerd/s");
+  mkdirSync(sockets, { mode: 0o711 });
+});
+after(() => world[Symbol.asyncDispose]());
+
+/** A bundle with this config.json; without one for undefined. */
+function bundleOf(config: string | object | undefined): string {
+  count += 1;
+  const bundle = join(world.dir, `bundle-${count}`);
+  mkdirSync(bundle);
+  const text = typeof config === "object" ? JSON.stringify(config) : config;
+  if (text !== undefined) writeFileSync(join(bundle, "config.json"), text);
+  return bundle;
+}
+
+interface Call {
+  readonly bundle: string;
+  readonly id?: string;
+  readonly program?: string;
+  readonly stdin?: Uint8Array;
+  /** Where programs are looked for; nowhere: Node cannot run. */
+  readonly path?: string;
+  readonly flags?: readonly string[];
+}
+
+const NOWHERE = "/nonexistent";
+
+/** `start`, as containerd runs it. */
+function start({
+  bundle,
+  id = "one",
+  program = launcher,
+  stdin,
+  path,
+  flags = [],
+}: Call): Promise<RunResult> {
+  const argv = [
+    "-namespace",
+    "ns",
+    "-address",
+    "/a.sock",
+    "-publish-binary",
+    "/bin/true",
+    "-id",
+    id,
+    ...flags,
+  ];
+  const script = 'cd "$1" && PATH="$2" && shift 2 && exec "$@"';
+  const search = path ?? process.env.PATH ?? "";
+  const command = ["sh", "-c", script, "sh", bundle, search, program, ...argv, "start"];
+  return run(world.enter(command), { input: stdin ?? "" });
+}
+
+const addressOf = (sandboxId: string) =>
+  shimSocketPath({ namespace: "ns", sandboxId, containerdAddress: "/a.sock" });
+
+/** Something that accepts at the socket of `sandboxId`, as its shim does. */
+async function listening(sandboxId: string): Promise<AsyncDisposable> {
+  // Beside its name: the path from here is too long for a socket.
+  const server = net.createServer((socket) => socket.destroy());
+  const short = join(world.dir, "l.sock");
+  await new Promise<void>((resolve) => server.listen(short, resolve));
+  const path = addressOf(sandboxId);
+  await runOk(world.enter(["ln", "-s", short, path]));
+  return {
+    [Symbol.asyncDispose]: async () => {
+      await new Promise((resolve) => server.close(resolve));
+      rmSync(world.outside(path), { force: true });
+    },
+  };
+}
+
+async function endServers(): Promise<void> {
+  for (const { pid, commandLine } of world.processes())
+    if (/caisson-shim|shim-server/.test(commandLine)) process.kill(pid, "SIGKILL");
+  const deadline = performance.now() + 10_000;
+  while (world.processes().length > 0) {
+    assert.ok(performance.now() < deadline, JSON.stringify(world.processes()));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  for (const sandboxId of ["one", "two"]) rmSync(world.outside(addressOf(sandboxId)), { force: true });
+}
+
+test("a container of a running sandbox gets its address without Node", async () => {
+  await using _ = await listening("pod");
+  const bundle = bundleOf({ annotations: { [TYPE]: "container", [SANDBOX]: "pod" } });
+  const { stdout, stderr, code } = await start({ bundle, path: NOWHERE });
+  assert.deepEqual([stdout, stderr, code], [`unix://${addressOf("pod")}`, "", 0]);
+  assert.equal(readFileSync(join(bundle, "address"), "utf8"), stdout);
+  assert.ok(!existsSync(join(bundle, "shim.pid")));
+  assert.deepEqual(world.processes(), []);
+});
+
+test("a sandbox gets a server behind a socket of root's own, with the configuration that is named on stdin", async () => {
+  const options = create(OptionsSchema, { typeUrl: "x", configPath: "/etc/other.toml" });
+  const any = create(AnySchema, {
+    typeUrl: "runtimeoptions.v1.Options",
+    value: toBinary(OptionsSchema, options),
+  });
+  const seen: string[][] = [];
+  for (const program of [launcher, javascript]) {
+    const bundle = bundleOf({ root: { path: "rootfs" } });
+    const call = { bundle, program, stdin: toBinary(AnySchema, any), flags: ["-debug"] };
+    const { stdout, stderr, code } = await start(call);
+    assert.deepEqual([stdout, stderr, code], [`unix://${addressOf("one")}`, "", 0]);
+    assert.equal(statSync(world.outside(addressOf("one"))).mode & 0o777, 0o600);
+    assert.equal(readFileSync(join(bundle, "address"), "utf8"), stdout);
+    const pid = readFileSync(join(bundle, "shim.pid"), "utf8");
+    const inWorld = async (path: string, tool: readonly string[] = ["cat"]) =>
+      (await runOk(world.enter([...tool, `/proc/${pid}/${path}`]))).stdout.trim();
+    assert.equal(await inWorld("cwd", ["readlink"]), bundle);
+    assert.match(await inWorld("fd/0", ["readlink"]), /null/);
+    assert.match(await inWorld("fd/3", ["readlink"]), /^socket:/);
+    const status = await inWorld("stat");
+    const [, , group, session] = status.slice(status.lastIndexOf(")") + 2).split(" ");
+    assert.deepEqual([group, session], [pid, pid]);
+    const [node = "", ...words] = (await inWorld("cmdline")).replaceAll(bundle, "BUNDLE").split("\0");
+    // By its path or by its name.
+    seen.push([basename(node), ...words]);
+    await endServers();
+  }
+  // process.title has overwritten what it could of it, in both cases the same.
+  assert.deepEqual(seen[0], seen[1]);
+});
+
+test("what the launcher makes of a config.json is what the program in JavaScript makes of it", async () => {
+  await using _ = await listening("pod");
+  const container = { [TYPE]: "container", [SANDBOX]: "pod" };
+  const crio = { "io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "pod" };
+  const configs: string[] = [
+    JSON.stringify({ annotations: container }, null, "\t"),
+    JSON.stringify({ annotations: crio }),
+    JSON.stringify({ annotations: { ...crio, [TYPE]: "", [SANDBOX]: "" } }),
+    JSON.stringify({
+      a: [{ annotations: { [TYPE]: "sandbox" } }, '}]\\"{', -1.5e3, null],
+      annotations: container,
+    }),
+    JSON.stringify({ annotations: { 'é\n"': "\u0001\\", ...container }, b: {} }),
+    `{"annotations":{"${TYPE}":"sandbox"},"annotations":${JSON.stringify(container)}}`,
+    `{"annotations":{"${TYPE}":"sandbox","${TYPE}":"container","${SANDBOX}":"pod"}}`,
+    `{"annotations":{"${TYPE}":"cont\\u0061iner","${SANDBOX}":"pod"}}`,
+    `{"annotations":{"${TYPE}":"container","${SANDBOX}":"p\\u006fd"}}`,
+    `{"annotati\\u006fns":${JSON.stringify(container)}}`,
+  ];
+  for (const config of configs) {
+    const role = containerRole(JSON.parse(config).annotations);
+    assert.deepEqual(role, { role: "container", sandboxId: "pod" }, config);
+    const { stdout, stderr } = await start({ bundle: bundleOf(config) });
+    assert.deepEqual([stdout, stderr], [`unix://${addressOf("pod")}`, ""], config);
+  }
+  const others = [
+    { annotations: { ...container, [TYPE]: "sandbox" } },
+    { annotations: { [TYPE]: "container" } },
+    {},
+  ];
+  for (const config of others) {
+    const { stdout } = await start({ bundle: bundleOf(config) });
+    assert.equal(stdout, `unix://${addressOf("one")}`, JSON.stringify(config));
+    await endServers();
+  }
+});
+
+test("errors are those of the program in JavaScript, word by word", async () => {
+  const cut = bundleOf('{"annotations":{"a":');
+  const gone = bundleOf({ annotations: { [TYPE]: "container", [SANDBOX]: "gone" } });
+  const escaping = bundleOf({ annotations: { [TYPE]: "container", [SANDBOX]: "../../x" } });
+  const plain = bundleOf({});
+  const calls: Call[] = [
+    { bundle: cut },
+    { bundle: gone },
+    { bundle: escaping },
+    { bundle: plain, id: "../x" },
+    { bundle: plain, flags: ["-nonsense"] },
+    { bundle: plain, flags: ["-bundle", "/nonexistent/bundle"] },
+  ];
+  for (const call of calls) {
+    const [ours, theirs] = [await start(call), await start({ ...call, program: javascript })];
+    assert.notEqual(theirs.code, 0, JSON.stringify(call));
+    assert.deepEqual([ours.stdout, ours.stderr, ours.code], [theirs.stdout, theirs.stderr, theirs.code]);
+    assert.deepEqual(world.processes(), []);
+    assert.ok(!existsSync(world.outside(addressOf("one"))), JSON.stringify(call));
+  }
+});
+
+test("a socket that a dead shim left is replaced, a living shim's is not", async () => {
+  const bundle = bundleOf({});
+  assert.equal((await start({ bundle })).code, 0);
+  const again = await start({ bundle });
+  assert.deepEqual([again.stdout, again.code], ["", 1]);
+  assert.match(again.stderr, /a shim for one is running already/);
+  for (const { pid } of world.processes()) process.kill(pid, "SIGKILL");
+  assert.ok(existsSync(world.outside(addressOf("one"))));
+  assert.equal((await start({ bundle })).stdout, `unix://${addressOf("one")}`);
+  await endServers();
+});
+
+test("a server that cannot be started leaves no socket", async () => {
+  const bundle = bundleOf({});
+  const { code, stdout } = await start({ bundle, path: NOWHERE });
+  assert.deepEqual([code === 0, stdout], [false, ""]);
+  assert.ok(!existsSync(world.outside(addressOf("one"))));
+  // Nor one whose pid cannot be noted.
+  mkdirSync(join(bundle, "shim.pid"));
+  chmodSync(bundle, 0o755);
+  assert.equal((await start({ bundle })).code, 1);
+  await endServers();
+  assert.ok(!existsSync(world.outside(addressOf("one"))));
+});
