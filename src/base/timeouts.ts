@@ -31,6 +31,11 @@ const base = {
   loggerStop: 6_000,
   /** One attempt to forward an event to containerd. */
   eventForward: 5_000,
+  /** `shim` connecting to the socket of a sandbox's shim; then a call that the shim answers from memory. */
+  controlConnect: 2_000,
+  controlCall: 5_000,
+  /** The tools of `shim exec` to be usable in the guest: 2 MB over a slow vsock, and some 400 links. */
+  consoleTools: 30_000,
   /** The whole teardown of a sandbox. */
   teardown: 15_000,
 } as const;

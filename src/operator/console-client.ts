@@ -47,9 +47,6 @@ export interface ToolsLease {
   release(): void;
 }
 
-/** Milliseconds for the tools to be there: 2 MB over a slow vsock, and some 400 links. */
-const TOOLS_LIMIT_MS = 30_000;
-
 async function* nothing(): AsyncGenerator<Uint8Array, void, undefined> {}
 
 /** Sees to it that the guest has `program`, a static busybox. @throws SandboxError why it cannot be used there */
@@ -68,7 +65,7 @@ export async function leaseTools(dial: ConsoleDialer, program: Uint8Array): Prom
   // Nothing is sent where the guest has them already: it grants no credit then.
   stream.send(program).catch(() => undefined);
   try {
-    await withDeadline(usable, TOOLS_LIMIT_MS, "sending the tools to the guest");
+    await withDeadline(usable, timeoutMs("consoleTools"), "sending the tools to the guest");
   } catch (error) {
     stream.reset("");
     throw error;

@@ -2,14 +2,11 @@
 import net from "node:net";
 import type { ByteStream } from "../base/byte-stream.ts";
 import { errnoOf, SandboxError } from "../base/errors.ts";
+import { timeoutMs } from "../base/timeouts.ts";
 import { Control } from "../gen/caisson/control/v1/control_pb.ts";
 import { type Client, createClient, TtrpcClient } from "../ttrpc/index.ts";
 import { byteStreamFromSocket } from "../ttrpc/node-stream.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
-
-/** Milliseconds for a call that the shim answers from memory. */
-const CALL_LIMIT_MS = 5_000;
-const CONNECT_LIMIT_MS = 2_000;
 
 export interface ControlConnection extends Disposable {
   readonly calls: Client<typeof Control>;
@@ -20,7 +17,7 @@ export async function connectControl(sandbox: SandboxRecord): Promise<ControlCon
   const stream = await connect(sandbox, sandbox.paths.controlSocket);
   const client = new TtrpcClient(stream, { peer: `the shim of sandbox ${sandbox.id}` });
   return {
-    calls: createClient(Control, client, { timeoutMs: CALL_LIMIT_MS }),
+    calls: createClient(Control, client, { timeoutMs: timeoutMs("controlCall") }),
     [Symbol.dispose]: () => client.close(),
   };
 }
@@ -41,7 +38,8 @@ async function connect(sandbox: SandboxRecord, path: string): Promise<ByteStream
 function connectSocket(path: string): Promise<net.Socket> {
   return new Promise((resolve, reject) => {
     const socket = net.connect({ path, allowHalfOpen: true });
-    const timer = setTimeout(() => socket.destroy(new Error("no answer in 2 s")), CONNECT_LIMIT_MS);
+    const limitMs = timeoutMs("controlConnect");
+    const timer = setTimeout(() => socket.destroy(new Error(`no answer in ${limitMs / 1000} s`)), limitMs);
     socket.once("connect", () => {
       clearTimeout(timer);
       resolve(socket);

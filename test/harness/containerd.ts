@@ -114,6 +114,16 @@ export class Containerd implements AsyncDisposable {
     clearTimeout(timer);
   }
 
+  /** Halts the daemon until `resume`: it does nothing, and its clients wait. */
+  pause(): void {
+    process.kill(this.pid, "SIGSTOP");
+  }
+
+  /** Lets a halted daemon go on; nsenter, which stands before it, has halted with it. */
+  resume(): void {
+    for (const pid of [this.pid, this.#child?.pid ?? 0]) killQuietly(pid, "SIGCONT");
+  }
+
   /** Runs ctr in this daemon's world and namespace. */
   ctr(args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
     return run(this.ctrCommand(args), { ...options, env: { ...this.#env, ...options.env } });

@@ -11,6 +11,9 @@ export const SHIM = join(built.bin, "shim");
 /** User and group of `nobody`. */
 const NOBODY = 65_534;
 
+/** Milliseconds that one command may take. */
+const LIMIT_MS = 180_000;
+
 export interface OperatorSuite extends CriSuite {
   /** The command line of `shim` in the node's namespaces. */
   command(args: readonly string[]): string[];
@@ -28,10 +31,15 @@ export interface OperatorSuite extends CriSuite {
 export function withOperator(init: CriHostInit = {}): OperatorSuite {
   const suite = withCriHost(init);
   let ptyTool: Promise<string> | undefined;
-  const env = (): NodeJS.ProcessEnv => ({ ...process.env, CAISSON_CONF_FILE: suite.host().configFile });
+  const env = (): NodeJS.ProcessEnv => ({
+    ...process.env,
+    CAISSON_CONF_FILE: suite.host().configFile,
+    // The limits of `shim` are not the subject, and other suites may keep the machine busy.
+    CAISSON_TIMEOUT_SCALE: "10",
+  });
   const command = (args: readonly string[]) => suite.host().world.enter([SHIM, ...args]);
   const shim = (args: readonly string[], options: RunOptions = {}) =>
-    run(command(args), { ...options, env: { ...env(), ...options.env } });
+    run(command(args), { timeoutMs: LIMIT_MS, ...options, env: { ...env(), ...options.env } });
   return {
     ...suite,
     command,
@@ -43,7 +51,7 @@ export function withOperator(init: CriHostInit = {}): OperatorSuite {
     },
     shimAsNobody(args) {
       const drop = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups", "--"];
-      return run(suite.host().world.enter([...drop, SHIM, ...args]), { env: env() });
+      return run(suite.host().world.enter([...drop, SHIM, ...args]), { env: env(), timeoutMs: LIMIT_MS });
     },
     async onTerminal(args, ptyInit) {
       ptyTool ??= buildPtyTool(suite.host().world.dir);

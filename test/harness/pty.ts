@@ -21,7 +21,7 @@ export interface PtyInit {
   readonly env?: NodeJS.ProcessEnv;
 }
 
-const LIMIT_MS = 90_000;
+const LIMIT_MS = 180_000;
 
 /** Compiles the tool. @param dir where to put it @returns its path */
 export async function buildPtyTool(dir: string): Promise<string> {

@@ -32,6 +32,9 @@ const GROUP = "root:x:0:\n";
  */
 export const KEEP_MS = 10_000;
 
+/** Milliseconds to wait for somebody else who is sending the same file; one who was halted must not hold up the others. */
+const SHARE_LIMIT_MS = 10_000;
+
 /** Where a guest that has no programs of its own keeps them for as long as they are there. */
 export const TOOLS_PATH = "/run/caisson/tools";
 
@@ -45,6 +48,8 @@ export class Tools {
   #uploads = 0;
   /** Set while nobody uses them. */
   #removal: ReturnType<typeof setTimeout> | undefined;
+  /** The file that is being sent now. */
+  #incoming: { readonly sha256: string; readonly done: Promise<void> } | undefined;
   /** Identity of the file that is there. */
   #present: string | undefined;
 
@@ -76,10 +81,11 @@ export class Tools {
     this.#leases++;
     clearTimeout(this.#removal);
     try {
+      await this.#othersTransfer(wanted.sha256);
       const there = this.#present === wanted.sha256;
       stream.confirm(there ? { windowBytes: 0 } : {});
       const rest = stream.readable[Symbol.asyncIterator]();
-      if (!there) await this.#receive(rest, wanted);
+      if (!there) await this.#receiveForAll(rest, wanted);
       await stream.sendExit(0);
       while ((await rest.next()).done !== true);
     } finally {
@@ -90,6 +96,28 @@ export class Tools {
 
   get #program(): string {
     return `${this.#dir}/busybox`;
+  }
+
+  /** Resolves when nobody sends that file, or does so for too long. */
+  async #othersTransfer(sha256: string): Promise<void> {
+    const incoming = this.#incoming;
+    if (incoming?.sha256 !== sha256) return;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, SHARE_LIMIT_MS);
+    });
+    await Promise.race([incoming.done.catch(() => undefined), late]);
+    clearTimeout(timer);
+  }
+
+  async #receiveForAll(chunks: AsyncIterator<Uint8Array, undefined>, wanted: ConsoleTools): Promise<void> {
+    const incoming = { sha256: wanted.sha256, done: this.#receive(chunks, wanted) };
+    this.#incoming = incoming;
+    try {
+      await incoming.done;
+    } finally {
+      if (this.#incoming === incoming) this.#incoming = undefined;
+    }
   }
 
   async #receive(chunks: AsyncIterator<Uint8Array, undefined>, wanted: ConsoleTools): Promise<void> {

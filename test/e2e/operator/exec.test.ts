@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Pod, PodContainer } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd } from "../../harness/cri-suite.ts";
 import { withOperator } from "../../harness/operator.ts";
+import { built } from "../../harness/paths.ts";
 import { describeResult, runOk } from "../../harness/run.ts";
 
 const suite = withOperator();
@@ -218,6 +219,30 @@ ownTest("debug_console_enabled = false forbids exec and cp, and says so", OURS, 
   await host().release(closed);
 });
 
+ownTest("bash completes commands, options, their words, files and the sandboxes that run", OURS, async () => {
+  const { first, second } = await pods();
+  const script = `source <(shim completion bash)
+    offer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shim; echo "\${COMPREPLY[*]}"; }
+    offer shim e
+    offer shim config ''
+    offer shim config show --c
+    offer shim logs --level w
+    offer shim config check /etc/hostnam
+    offer shim exec ${first.id.slice(0, 6)}
+    offer shim cp --q
+    complete -p shim`;
+  const environment = [`PATH=${built.bin}:${process.env.PATH}`, `CAISSON_CONF_FILE=${host().configFile}`];
+  const { stdout } = await runOk(host().world.enter(["env", ...environment, "bash", "--norc", "-c", script]));
+  const [commands, members, options, levels, files, ids, copy, registered] = stdout.split("\n");
+  assert.deepEqual(
+    [commands, members, options, levels, files, copy],
+    ["exec events env", "paths show check", "--config --changed", "warn", "/etc/hostname", "--quiet"],
+  );
+  assert.equal(ids, first.id);
+  assert.notEqual(ids, second.id);
+  assert.equal(registered, "complete -F _shim shim");
+});
+
 ownTest(
   "without a static busybox there is a container's own programs, and the package to install",
   OURS,
@@ -245,8 +270,7 @@ ownTest("a stopped sandbox and one without a shim are told apart, each with what
   }[];
   const pid = sandbox?.processes.find(({ name }) => name === "shim")?.pid ?? 0;
   // It would tidy up at once.
-  const containerd = host().containerd.pid;
-  process.kill(containerd, "SIGSTOP");
+  host().containerd.pause();
   await runOk(host().world.enter(["kill", "-9", String(pid)]));
   const orphan = await shim(["exec", first.id, "--", "true"]);
   assert.equal(orphan.code, 125, describeResult(orphan));
@@ -273,7 +297,7 @@ ownTest("a stopped sandbox and one without a shim are told apart, each with what
   assert.equal(living, 0);
   assert.equal(await shimOk(["list", "--quiet"]), "");
   assert.equal(await shimOk(["gc"]), "");
-  process.kill(containerd, "SIGCONT");
+  host().containerd.resume();
 });
 
 assertNothingLeftAtTheEnd(suite);

@@ -44,7 +44,7 @@ function follow(args: readonly string[]) {
   const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
   return {
     async line(what: RegExp): Promise<string> {
-      const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+      const timer = setTimeout(() => child.kill("SIGKILL"), 180_000);
       try {
         for (;;) {
           const { value, done } = await lines.next();

@@ -113,6 +113,24 @@ test("the tools are sent once for several sessions and are gone a while after th
   await until(() => !existsSync(toolsDir));
 });
 
+test("sessions that begin at one time have the tools sent once", async () => {
+  await until(() => !existsSync(toolsDir));
+  let sent = 0;
+  const counted = async () => {
+    const stream = await dial();
+    const write = stream.write.bind(stream);
+    return Object.assign(stream, {
+      write: (bytes: Uint8Array) => {
+        sent += bytes.length;
+        return write(bytes);
+      },
+    });
+  };
+  const leases = await Promise.all([1, 2, 3, 4].map(() => leaseTools(counted, busybox)));
+  for (const lease of leases) lease.release();
+  assert.ok(sent >= busybox.length && sent < 1.2 * busybox.length, `${sent} bytes were sent`);
+});
+
 test("a terminal has the size it was given, then the new one, and one output", async () => {
   const lease = await leaseTools(dial, busybox);
   const session = await openConsole(
