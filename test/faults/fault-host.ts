@@ -7,7 +7,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ArmedAction, FailPoint } from "../../src/base/failpoint.ts";
-import { type Containerd, startContainerd } from "../harness/containerd.ts";
+import { type Containerd, type ContainerdVersion, startContainerd } from "../harness/containerd.ts";
 import { BUSYBOX_IMAGE, importBusybox } from "../harness/images.ts";
 import { type LedgerSnapshot, leaksBetween, takeSnapshot } from "../harness/leak-ledger.ts";
 import { assertSetUp } from "../harness/paths.ts";
@@ -46,6 +46,12 @@ export const AGENT_EXITS: ConfigOverrides = {
 const NETNS = "pod";
 const IN_POD = ["--with-ns", `network:/run/netns/${NETNS}`];
 
+export interface FaultHostInit {
+  readonly version?: ContainerdVersion;
+  /** What the shims' environment has besides, given the world's directory. */
+  readonly env?: (dir: string) => Readonly<Record<string, string>>;
+}
+
 export type RunFlags = RunOptions & { readonly flags?: readonly string[] };
 
 export class FaultHost implements AsyncDisposable {
@@ -65,7 +71,7 @@ export class FaultHost implements AsyncDisposable {
   }
 
   /** The caller disposes of it. */
-  static async start(): Promise<FaultHost> {
+  static async start(init: FaultHostInit = {}): Promise<FaultHost> {
     assertSetUp();
     const world = await createWorld();
     const configFile = join(world.dir, "configuration.toml");
@@ -73,7 +79,11 @@ export class FaultHost implements AsyncDisposable {
     writeShimConfig(configFile);
     writeFileSync(failPoints, "");
     const env = { CAISSON_CONF_FILE: configFile, CAISSON_FAILPOINTS: `@${failPoints}` };
-    const containerd = await startContainerd({ world, env });
+    const containerd = await startContainerd({
+      world,
+      version: init.version ?? "system",
+      env: { ...env, ...init.env?.(world.dir) },
+    });
     await importBusybox(containerd);
     await makePodNetwork(world);
     const host = new FaultHost(world, containerd, configFile, failPoints);
