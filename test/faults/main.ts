@@ -1,5 +1,6 @@
 /**
- * The fault matrix as a command: `npm run test:faults -- [--list] [--workers N] [--json FILE] [FILTER …]`.
+ * The fault matrix as a command: `npm run test:faults -- [--list] [--workers N] [--containerd VERSION] [--json FILE]
+ * [FILTER …]`.
  *
  * A cell runs when its name ("qemu @ boot.hello") contains every FILTER; without any all run. Prints a line per cell as
  * it ends, then the table. Exit status 1 when a cell leaked, hung or showed something wrong. `--json` keeps the
@@ -8,8 +9,11 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { hostFacts } from "../../bench/host-facts.ts";
+import type { ContainerdVersion } from "../harness/containerd.ts";
 import { cellName, runCells, type TimedOutcome, wholeMatrix } from "./matrix.ts";
 import { matrixTable } from "./table.ts";
+
+const versions: readonly ContainerdVersion[] = ["system", "1.7", "2.1"];
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
 
@@ -19,6 +23,7 @@ async function main(): Promise<number> {
     options: {
       list: { type: "boolean", default: false },
       workers: { type: "string", default: "2" },
+      containerd: { type: "string", default: "system" },
       json: { type: "string" },
     },
   });
@@ -29,10 +34,13 @@ async function main(): Promise<number> {
     console.log(cells.map(cellName).join("\n"));
     return 0;
   }
+  const workers = Number(values.workers);
+  const version = versions.find((it) => it === values.containerd);
+  if (version === undefined) throw new Error(`--containerd takes one of ${versions.join(", ")}`);
   const startedAt = new Date();
   const started = performance.now();
   let done = 0;
-  const outcomes = await runCells(cells, Number(values.workers), (outcome) => {
+  const outcomes = await runCells(cells, { workers, version }, (outcome) => {
     done += 1;
     const at = seconds(performance.now() - started).padStart(8);
     console.log(
@@ -48,7 +56,7 @@ async function main(): Promise<number> {
     const run = {
       startedAt,
       durationMs,
-      workers: Number(values.workers),
+      workers,
       facts: await hostFacts(),
       outcomes,
     };

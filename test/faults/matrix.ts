@@ -1,4 +1,5 @@
 /** The fault matrix: every fault at every step where it can happen, and what is no process killed at a step. */
+import type { ContainerdVersion } from "../harness/containerd.ts";
 import { FaultHost } from "./fault-host.ts";
 import { applies, faults, newContainerFails, type Outcome, runScenario } from "./scenario.ts";
 import { runSpecial, specials } from "./specials.ts";
@@ -35,6 +36,13 @@ export function wholeMatrix(): Cell[] {
   return [...scenarios, ...others];
 }
 
+/** @throws when the matrix has no cell of this name. */
+export function cellNamed(name: string): Cell {
+  const found = wholeMatrix().find((cell) => cellName(cell) === name);
+  if (found === undefined) throw new Error(`the fault matrix has no cell "${name}"`);
+  return found;
+}
+
 /** "fault @ step", by which cells are chosen. */
 export const cellName = ({ fault, step }: { fault: string; step: string }): string => `${fault} @ ${step}`;
 
@@ -45,7 +53,7 @@ export const cellName = ({ fault, step }: { fault: string; step: string }): stri
  */
 export async function runCells(
   cells: readonly Cell[],
-  workers: number,
+  { workers, version }: { workers: number; version?: ContainerdVersion },
   report: (outcome: TimedOutcome) => void,
 ): Promise<TimedOutcome[]> {
   const queue = [...cells];
@@ -54,7 +62,7 @@ export async function runCells(
     let host: FaultHost | undefined;
     try {
       for (let cell = queue.shift(); cell !== undefined; cell = queue.shift()) {
-        host ??= await FaultHost.start();
+        host ??= await FaultHost.start(version === undefined ? {} : { version });
         const outcome = await runCell(host, cell);
         outcomes.push(outcome);
         report(outcome);
@@ -71,7 +79,8 @@ export async function runCells(
   return outcomes.sort((a, b) => (order.get(cellName(a)) ?? 0) - (order.get(cellName(b)) ?? 0));
 }
 
-async function runCell(host: FaultHost, cell: Cell): Promise<TimedOutcome> {
+/** The cell, and after it a new container. */
+export async function runCell(host: FaultHost, cell: Cell): Promise<TimedOutcome> {
   const started = performance.now();
   const outcome = await cell.run(host);
   const broken = await newContainerFails(host);

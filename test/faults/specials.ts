@@ -301,37 +301,42 @@ const containerdRestarted: Special = {
   },
 };
 
-const parallel: Special = {
-  fault: "half of 20 shims killed",
-  step: "20 containers starting at once",
+/** Half of the shims of `count` containers that start at once are killed, one after the other. */
+const parallel = (count: number): Special => ({
+  fault: `half of ${count} shims killed`,
+  step: `${count} containers starting at once`,
   run: async (attempt) => {
     const { host } = attempt;
     host.configure({ "hypervisor.qemu.default_memory": 128 });
-    const runs = Array.from({ length: 20 }, () => {
+    const runs = Array.from({ length: count }, () => {
       const id = attempt.newId();
       // Without the pod's namespace, which one machine can have.
       return host.runPlain(id, ["sh", "-c", "exit 7"], { flags: ["--rm"], timeoutMs: 400_000 });
     });
+    let over = false;
+    const finished = Promise.all(runs).finally(() => {
+      over = true;
+    });
     const victims = new Set<number>();
-    const started = performance.now();
-    while (victims.size < 10 && performance.now() - started < 60_000) {
-      await sleep(400);
+    while (victims.size < count / 2 && !over) {
+      await sleep(8_000 / count);
       const pids = host.pids("shim").filter((pid) => !victims.has(pid));
       const victim = pids[Math.floor(Math.random() * pids.length)];
       if (victim === undefined) continue;
       victims.add(victim);
       killQuietly(victim);
     }
-    const results = await attempt.timed("all runs", 390_000, () => Promise.all(runs));
+    const results = await attempt.timed("all runs", 390_000, () => finished);
+    if (victims.size < count / 2) attempt.problem(`only ${victims.size} shims could be killed`);
     // Of a shim that died before containerd had connected, nobody removes the socket.
     await sleep(1_500);
     const collected = await host.collectGarbage();
     if (/sandbox \//.test(collected)) attempt.problem(`left to gc: ${collected}`);
     const good = (results ?? []).filter(({ code }) => code === 7).length;
-    if (good < 20 - victims.size)
-      attempt.problem(`${good} of the ${20 - victims.size} spared ran to their end`);
+    if (good < count - victims.size)
+      attempt.problem(`${good} of the ${count - victims.size} spared ran to their end`);
   },
-};
+});
 
 /** The clean-up is killed itself: `shim gc` (or the next sandbox of that id) finishes it. */
 function deleteKilled(point: FailPoint, action: "kill" | "error"): Special {
@@ -434,5 +439,6 @@ export const specials: readonly Special[] = [
   ...recoverySteps.map((point) => deleteKilled(point, "error")),
   shimAndContainerdKilled,
   hostReboot,
-  parallel,
+  parallel(6),
+  parallel(20),
 ];

@@ -1,0 +1,3 @@
+import { restartSuite } from "./containerd-restart.ts";
+
+restartSuite("system");
