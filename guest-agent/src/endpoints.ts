@@ -20,7 +20,7 @@ import {
 } from "./linux.ts";
 
 /** Pending connections that the kernel keeps per port. */
-const BACKLOG = 128;
+const BACKLOG = 4096;
 
 export interface Endpoints {
   /** Calls back with each connection to `port`. @throws when the port cannot be had. */

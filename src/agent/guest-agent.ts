@@ -24,6 +24,7 @@ import {
 } from "../gen/caisson/agent/v1/agent_pb.ts";
 import { FramedStream } from "../streams/index.ts";
 import { type Client, createClient, serveConnection, serviceHandlers, TtrpcClient } from "../ttrpc/index.ts";
+import { dialAgain } from "./dial-again.ts";
 import { ForwardDuplex } from "./forward-duplex.ts";
 
 export const PROTOCOL_VERSION = 1;
@@ -168,7 +169,7 @@ export class GuestAgent {
     this.#closing.signal.addEventListener("abort", stop, { once: true });
     signal?.addEventListener("abort", cancel, { once: true });
     try {
-      return await this.#init.transport.dial(port, dialling.signal);
+      return await dialAgain(() => this.#init.transport.dial(port, dialling.signal), dialling.signal);
     } finally {
       clearTimeout(timer);
       this.#closing.signal.removeEventListener("abort", stop);

@@ -24,7 +24,14 @@ console.log(`held, in KiB: ${result.samples.map(({ bytes }) => Math.round(bytes 
 console.log(`growth: ${Math.round(growth)} bytes per exec (allowed: ${ALLOWED_BYTES})`);
 for (const problem of problems) console.log(`BAD: ${problem}`);
 if (values.json !== undefined) {
-  const report = { ...result, problems, growth, allowed: ALLOWED_BYTES, startedAt: new Date() };
+  const report = {
+    ...result,
+    problems,
+    growth,
+    allowed: ALLOWED_BYTES,
+    warmUp: WARM_UP,
+    startedAt: new Date(),
+  };
   writeFileSync(values.json, `${JSON.stringify(report, null, 2)}\n`);
 }
 process.exitCode = problems.length === 0 ? 0 : 1;

@@ -7,6 +7,7 @@
  * outcomes for `report.ts`, which writes docs/reliability.md.
  */
 import { writeFileSync } from "node:fs";
+import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
 import { hostFacts } from "../../bench/host-facts.ts";
 import type { ContainerdVersion } from "../harness/containerd.ts";
@@ -37,6 +38,7 @@ async function main(): Promise<number> {
   const workers = Number(values.workers);
   const version = versions.find((it) => it === values.containerd);
   if (version === undefined) throw new Error(`--containerd takes one of ${versions.join(", ")}`);
+  const [loadBefore = 0] = loadavg();
   const startedAt = new Date();
   const started = performance.now();
   let done = 0;
@@ -57,6 +59,7 @@ async function main(): Promise<number> {
       startedAt,
       durationMs,
       workers,
+      loadBefore,
       facts: await hostFacts(),
       outcomes,
     };

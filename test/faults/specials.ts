@@ -1,7 +1,9 @@
 /** Faults that are no process killed at a step of the shim: guests that fail or hang, full disks, absent readers, … */
 import { spawn } from "node:child_process";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FailPoint } from "../../src/base/failpoint.ts";
+import { built } from "../harness/paths.ts";
 import { describeResult, type RunResult } from "../harness/run.ts";
 import { type FaultHost, killQuietly } from "./fault-host.ts";
 import { type Outcome, SHOWN_LIMIT_MS } from "./scenario.ts";
@@ -377,6 +379,10 @@ const shimAndContainerdKilled: Special = {
     await host.containerd.stop("SIGKILL");
     killQuietly(shim);
     await sleep(500);
+    const listed = (await host.inWorld(`${process.execPath} ${join(built.bin, "shim")} list`)).stdout;
+    const row = (id: string) => listed.split("\n").find((line) => line.includes(id)) ?? "";
+    if (!row(dead).includes("orphaned")) attempt.problem(`shim list shows no orphan: ${listed}`);
+    if (!row(living).includes("running")) attempt.problem(`shim list shows no living one: ${listed}`);
     const report = await host.collectGarbage();
     if (!report.includes(`removed sandbox /run/caisson/${dead}-`)) attempt.problem(`gc: ${report}`);
     if (!report.includes("1 sandboxes alive")) attempt.problem(`gc: ${report}`);
