@@ -1,4 +1,8 @@
-/** Tells when no call was made for a while. What nobody calls may have been forgotten. */
+/**
+ * Tells when a shim may have been forgotten: when no call was made for a while, and at once when the last call ended
+ * without its caller. containerd was killed then; the next one finds our socket and, where there is no task behind it,
+ * keeps both for ever.
+ */
 import type { CallContext, ServiceRegistration } from "../ttrpc/service.ts";
 
 export class IdleEnd {
@@ -7,7 +11,7 @@ export class IdleEnd {
   #running = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** @param expired called after each `limitMs` in which no call ran, the first time counted from now on. */
+  /** @param expired called after each `limitMs` in which no call ran, the first counted from now on, and as above. */
   constructor(limitMs: number, expired: () => void) {
     this.#limitMs = limitMs;
     this.#expired = expired;
@@ -24,7 +28,10 @@ export class IdleEnd {
           return await handler(payload, context);
         } finally {
           this.#running -= 1;
-          if (this.#running === 0) this.#wait();
+          if (this.#running === 0) {
+            if (context.signal.aborted) this.#expired();
+            this.#wait();
+          }
         }
       };
       return [name, watchedHandler] as const;

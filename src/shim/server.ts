@@ -100,17 +100,15 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
   };
 
   const onShutdown = () => end("containerd asked for it");
-  const onOrphaned = () => void end("the caller of Create has gone, and there is no sandbox");
-  const handlers = tracing.traced(
-    taskHandlers({ tasks, version: VERSION, onShutdown, onOrphaned }),
-    (request) => configPathOf((request as CreateTaskRequest).options),
+  const handlers = tracing.traced(taskHandlers({ tasks, version: VERSION, onShutdown }), (request) =>
+    configPathOf((request as CreateTaskRequest).options),
   );
   const podHandlers = tracing.traced(
     sandboxHandlers({ pod: new PodSandbox(tasks), tasks, configPath: args.config, onShutdown }),
     () => args.config,
   );
   const idle = new IdleEnd(UNUSED_LIMIT_MS, () => {
-    if (tasks.unused) void end("no sandbox was made, and nobody calls");
+    if (tasks.unused) void end("there is no sandbox, and nobody calls");
   });
   const server = new TtrpcServer({
     services: [

@@ -27,8 +27,6 @@ export interface TaskServiceInit {
   readonly version: string;
   /** Called when containerd asked for the end and no task is left. Must not wait for the answer to be sent. */
   readonly onShutdown: () => Promise<void>;
-  /** Called when a Create failed whose caller is no longer there to learn of it, and no sandbox is left. */
-  readonly onOrphaned: () => void;
 }
 
 const statusOf: Record<TaskState["status"], Status> = {
@@ -44,18 +42,9 @@ export function taskHandlers({
   tasks,
   version,
   onShutdown,
-  onOrphaned,
 }: TaskServiceInit): ServiceHandlers<typeof TaskV2> {
   return {
-    create: async (request, { signal }) => {
-      try {
-        return { pid: await tasks.create(createTask(request), signal) };
-      } catch (error) {
-        // containerd was killed. The next one finds our socket, no task behind it, and keeps both for ever.
-        if (signal.aborted && tasks.unused) onOrphaned();
-        throw error;
-      }
-    },
+    create: async (request, { signal }) => ({ pid: await tasks.create(createTask(request), signal) }),
     start: async ({ id, execId }) => ({ pid: await tasks.start(id, execId) }),
     exec: async (request) => {
       const { id, execId } = request;

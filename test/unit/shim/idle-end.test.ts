@@ -4,7 +4,8 @@ import { IdleEnd } from "../../../src/shim/idle-end.ts";
 import type { CallContext, MethodHandler } from "../../../src/ttrpc/service.ts";
 
 const LIMIT_MS = 1000;
-const context = {} as CallContext;
+const context = { signal: new AbortController().signal } as CallContext;
+const gone = { signal: AbortSignal.abort() } as CallContext;
 
 test("IdleEnd expires after each limit without a call, never during one, and counts anew after it", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
@@ -59,6 +60,38 @@ test("IdleEnd waits for the last of several calls, also for one that fails", asy
     endings[1]?.();
     await calls[1];
     mock.timers.tick(LIMIT_MS);
+    assert.equal(expired, 1);
+  } finally {
+    mock.timers.reset();
+  }
+});
+
+test("IdleEnd expires at once when the last call ends without its caller", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  try {
+    let expired = 0;
+    const idle = new IdleEnd(LIMIT_MS, () => {
+      expired += 1;
+    });
+    let finish: () => void = () => undefined;
+    const methods = new Map<string, MethodHandler>([
+      ["Quick", () => Promise.resolve(new Uint8Array())],
+      [
+        "Slow",
+        () =>
+          new Promise((resolve) => {
+            finish = () => resolve(new Uint8Array());
+          }),
+      ],
+    ]);
+    const watched = idle.watched({ name: "s", methods }).methods;
+    const slow = watched.get("Slow")?.(new Uint8Array(), context);
+    await watched.get("Quick")?.(new Uint8Array(), gone);
+    assert.equal(expired, 0, "another call is running");
+    finish();
+    await slow;
+    assert.equal(expired, 0, "its caller is there");
+    await watched.get("Quick")?.(new Uint8Array(), gone);
     assert.equal(expired, 1);
   } finally {
     mock.timers.reset();
