@@ -10,7 +10,7 @@ import { mountsBelow, removeTree } from "../base/remove-tree.ts";
 import { readJournal } from "../persist/journal.ts";
 import { findHolders, isSameProcess } from "../persist/proc.ts";
 import { type RecoverDeps, removeSandbox } from "../persist/recover.ts";
-import { sandboxDir, sandboxPaths, shimSocketPath, shimSockets } from "../persist/run-dir.ts";
+import { abandonedDirs, sandboxDir, sandboxPaths, shimSocketPath, shimSockets } from "../persist/run-dir.ts";
 import { checkIdentifier, type ShimArguments } from "./arguments.ts";
 import { bundleRole, readExit } from "./bundle.ts";
 
@@ -35,6 +35,7 @@ export async function deleteShim(args: ShimArguments, cwd: string, log: Log): Pr
     await removeSandbox(dir, deps);
     fs.rmSync(socket, { force: true });
     await sweepSockets();
+    for (const unfinished of abandonedDirs()) removeTree(unfinished);
   }
   const { status, exitedAt } = readExit(bundle) ?? { status: KILLED, exitedAt: new Date() };
   return encodeDeleteResponse(status, exitedAt);

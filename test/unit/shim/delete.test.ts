@@ -7,6 +7,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { silentLog } from "../../../src/base/log.ts";
 import { DeleteResponseSchema } from "../../../src/gen/containerd/task/v2/task_pb.ts";
+import { processStartTime } from "../../../src/persist/proc.ts";
 import { parseShimArguments } from "../../../src/shim/arguments.ts";
 import { readExit, writeExit } from "../../../src/shim/bundle.ts";
 import { deleteShim, encodeDeleteResponse } from "../../../src/shim/delete.ts";
@@ -51,4 +52,21 @@ test("deleteShim() of a container whose shim was killed reports the exit that th
   assert.equal(await status(), 137);
   writeExit(bundle, { status: 7, exitedAt: new Date() });
   assert.equal(await status(), 7);
+});
+
+test("deleteShim() removes the directory that a killed shim was making, and none that is being made", async (t) => {
+  const root = fs.mkdtempSync(path.join(os.tmpdir(), "run-"));
+  process.env.CAISSON_RUN_ROOT = root;
+  t.after(() => {
+    delete process.env.CAISSON_RUN_ROOT;
+    fs.rmSync(root, { recursive: true });
+  });
+  const living = `.new-${process.pid}-${processStartTime(process.pid)}-c2-01234567`;
+  for (const name of [".new-4194304-1-c1-01234567", living]) {
+    fs.mkdirSync(path.join(root, name));
+    fs.writeFileSync(path.join(root, name, "journal"), "");
+  }
+  const flags = ["-namespace", "n", "-id", "c1", "-address", `${root}/c.sock`, "-bundle", root, "delete"];
+  await deleteShim(parseShimArguments(flags), "/", silentLog);
+  assert.deepEqual(fs.readdirSync(root), [living]);
 });
