@@ -57,9 +57,10 @@ const role = (type: string): string[] => [
   `io.kubernetes.cri.sandbox-id=${POD}`,
 ];
 
-/** Environment of a containerd whose shims can be asked for their memory. */
+/** Environment of a containerd whose shims can be asked for their memory, and have time: what is late is no leak. */
 export const heapProbe = (dir: string): Record<string, string> => ({
   NODE_OPTIONS: `--require=${join(import.meta.dirname, "heap-probe.cjs")}`,
+  CAISSON_TIMEOUT_SCALE: "10",
   CAISSON_HEAP_FILE: join(dir, "heap.json"),
 });
 

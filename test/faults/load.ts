@@ -6,8 +6,11 @@ import { growthPerOperation } from "./growth.ts";
 import { heapProbe, type LoadPlan, runLoad } from "./load-run.ts";
 
 const plan: LoadPlan = { series: 200, sampleEvery: 20, burst: 50, rounds: 3, perRound: 10, atOnce: 4 };
-/** Bytes that one exec may leave behind for ever. */
-const ALLOWED_BYTES = 1024;
+/**
+ * Bytes that one exec may leave. Measured without a leak: up to 1.6 KiB, which ends after some 300 (machine code, hidden
+ * classes); a process that is kept, with its streams, is a multiple.
+ */
+const ALLOWED_BYTES = 4096;
 /** Samples at the start of the series that do not count: the ring of events (512) fills up. */
 const WARM_UP = 4;
 

@@ -38,7 +38,7 @@ export interface Outcome {
  */
 export const SHOWN_LIMIT_MS = 30_000;
 /** Milliseconds for a container to get to a step. */
-const REACH_LIMIT_MS = 90_000;
+export const REACH_LIMIT_MS = 90_000;
 /** Milliseconds before a client is killed that got no answer. */
 const CALL_LIMIT_MS = SHOWN_LIMIT_MS + REACH_LIMIT_MS;
 const OWN_STATUS = 7;

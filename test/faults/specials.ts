@@ -6,7 +6,7 @@ import type { FailPoint } from "../../src/base/failpoint.ts";
 import { built } from "../harness/paths.ts";
 import { describeResult, type RunResult } from "../harness/run.ts";
 import { type FaultHost, killQuietly } from "./fault-host.ts";
-import { type Outcome, SHOWN_LIMIT_MS } from "./scenario.ts";
+import { type Outcome, REACH_LIMIT_MS, SHOWN_LIMIT_MS } from "./scenario.ts";
 import { recoverySteps } from "./steps.ts";
 
 /** What a special does: drives, strikes and checks. It names its containers, which are removed afterwards. */
@@ -95,12 +95,13 @@ function agentFails(action: "exit" | "hang", call: string): Special {
       const { host } = attempt;
       host.configure({ "hypervisor.qemu.kernel_params": `caisson.failpoint=${action}:${call}` });
       const id = attempt.newId();
-      const limit = action === "exit" ? SHOWN_LIMIT_MS : CALL_LIMIT_MS + SHOWN_LIMIT_MS;
+      // With the boot, on a busy machine.
+      const limit = REACH_LIMIT_MS + (action === "exit" ? SHOWN_LIMIT_MS : CALL_LIMIT_MS);
       const duringRun = ["createSandbox", "createContainer", "startProcess", "stdio", "deleteProcess"];
       if (call === "hello" || duringRun.includes(call)) {
         const argv = call === "deleteProcess" ? ["sh", "-c", "exit 7"] : SLEEP;
         const result = await attempt.timed("run", limit, () =>
-          host.run(id, argv, { flags: ["--rm"], timeoutMs: 120_000 }),
+          host.run(id, argv, { flags: ["--rm"], timeoutMs: 2 * REACH_LIMIT_MS }),
         );
         if (result?.code === 0) attempt.problem("run exits 0");
         const status = host.events.exitStatus(id);
@@ -114,7 +115,9 @@ function agentFails(action: "exit" | "hang", call: string): Special {
           attempt.problem(describeResult(killed));
         return expectKilled(attempt, id);
       }
-      const exec = await attempt.timed("exec", limit, () => host.exec(id, ["true"], { timeoutMs: 120_000 }));
+      const exec = await attempt.timed("exec", limit, () =>
+        host.exec(id, ["true"], { timeoutMs: 2 * REACH_LIMIT_MS }),
+      );
       if (exec?.code === 0) attempt.problem("exec exits 0");
       if (action === "hang") await attempt.timed("kill -9", SHOWN_LIMIT_MS, () => kill(host, id));
       await expectKilled(attempt, id);
@@ -148,7 +151,7 @@ const qemuStoppedExec: Special = {
     await host.runDetached(id, SLEEP);
     await host.kill("qemu", "SIGSTOP");
     const exec = await attempt.timed("exec", CALL_LIMIT_MS, () =>
-      host.exec(id, ["true"], { timeoutMs: 120_000 }),
+      host.exec(id, ["true"], { timeoutMs: 2 * REACH_LIMIT_MS }),
     );
     if (exec?.code === 0) attempt.problem("exec exits 0");
     await host.kill("qemu", "SIGCONT");
@@ -185,7 +188,7 @@ function diskFull(kib: number): Special {
       await host.inWorld("head -c 4096 /dev/zero > /run/caisson/.filler");
       try {
         const id = attempt.newId();
-        const result = await attempt.timed("run", SHOWN_LIMIT_MS, () =>
+        const result = await attempt.timed("run", REACH_LIMIT_MS + SHOWN_LIMIT_MS, () =>
           host.run(id, ["sh", "-c", "exit 7"], { flags: ["--rm"] }),
         );
         const refused = /No space left|ENOSPC|cannot write the journal|cannot create/i;
@@ -209,7 +212,7 @@ function inodesGone(free: number): Special {
       const { stdout } = await host.inWorld("df --output=iused /run/caisson | tail -n 1");
       await host.inWorld(`mount -o remount,nr_inodes=${Number(stdout) + free} tmpfs /run/caisson`);
       try {
-        const result = await attempt.timed("run", SHOWN_LIMIT_MS, () =>
+        const result = await attempt.timed("run", REACH_LIMIT_MS + SHOWN_LIMIT_MS, () =>
           host.run(attempt.newId(), ["sh", "-c", "exit 7"], { flags: ["--rm"] }),
         );
         const refused = /No space left|ENOSPC|cannot (write|create|listen|bind|mount)|Failed to bind/i;
