@@ -4,13 +4,15 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { create, fromBinary } from "@bufbuild/protobuf";
-import { AnySchema } from "@bufbuild/protobuf/wkt";
+import { fromBinary } from "@bufbuild/protobuf";
+import { Status } from "../../../src/gen/containerd/v1/types/task_pb.ts";
 import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v2/metrics_pb.ts";
-import { type CrioContainer, CrioNode, CrioPod } from "../../harness/crio.ts";
+import { CrioNode, CrioPod } from "../../harness/crio.ts";
+import type { CrioContainer } from "../../harness/crio-container.ts";
 import { busyboxRootfs } from "../../harness/direct-shim.ts";
 import { assertEven, type LedgerSnapshot, takeSnapshot } from "../../harness/leak-ledger.ts";
-import { assertSetUp } from "../../harness/paths.ts";
+import { assertSetUp, built } from "../../harness/paths.ts";
+import { runOk } from "../../harness/run.ts";
 import { createWorld, type World } from "../../harness/world.ts";
 
 const MIB = 1 << 20;
@@ -28,7 +30,10 @@ before(async () => {
   untouched = takeSnapshot(world);
   shared = await node.runPod();
 });
-after(() => world[Symbol.asyncDispose]());
+after(async () => {
+  node.close();
+  await world[Symbol.asyncDispose]();
+});
 
 /** A test after which nothing is left, though nobody ever calls the shim's `delete` verb. */
 function ledgered(name: string, body: () => Promise<void>): void {
@@ -83,10 +88,15 @@ ledgered("a pod lives from the first start to the last Shutdown", async () => {
   }
   assert.match(infra.shimLog, /"the guest is ready"/);
   assert.deepEqual(await Promise.all([infra.isAlive(), first.isAlive()]), [true, true]);
-  assert.equal(await first.stop(1), 137);
+  const list = await runOk(world.enter([join(built.bin, "shim"), "list", "--json"]));
+  const listed = (JSON.parse(list.stdout) as { id: string; pod: unknown }[]).find(({ id }) => id === pod.id);
+  assert.deepEqual(listed?.pod, { name: "web-0", namespace: "shop", uid: "0b5c" });
+  await first.stop(1);
+  assert.equal(await first.exited, 137);
   await first.remove();
   assert.equal((await second.exec(["echo", "alive"])).stdout, "alive\n");
-  assert.equal(await second.stop(0), 137);
+  await second.stop(0);
+  assert.equal(await second.exited, 137);
   assert.equal(await second.isAlive(), false);
   await pod.remove();
 });
@@ -104,49 +114,68 @@ ledgered("the file that runtime_config_path names is the configuration, and a ba
   writeFileSync(node.configPath, good);
 });
 
-inSharedPod("exec: streams, exit codes, a time limit, a missing program, many at once", async () => {
-  const pod = shared;
-  const container = await pod.run();
-  const result = await container.exec(sh("echo out; echo err >&2; exit 7"));
-  assert.deepEqual(result, { stdout: "out\n", stderr: "err\n", exitCode: 7 });
-  assert.deepEqual(await container.exec(["sleep", "100"], 1), {
-    stdout: "",
-    stderr: "command timed out",
-    exitCode: -1,
-  });
-  await assert.rejects(
-    container.exec(["/no/such/program"]),
-    /\/no\/such\/program.*no such file or directory/,
-  );
-  const all = await Promise.all(
-    Array.from({ length: 10 }, (_, i) => container.exec(sh(`echo ${i}; exit ${i}`))),
-  );
-  assert.deepEqual(
-    all.map(({ stdout, exitCode }) => [stdout, exitCode]),
-    all.map((_, i) => [`${i}\n`, i]),
-  );
-  await discard(container);
-});
+inSharedPod(
+  "exec: streams, input, a terminal, exit codes, a time limit, a missing program, many at once",
+  async () => {
+    const pod = shared;
+    const container = await pod.run();
+    const result = await container.exec(sh("echo out; echo err >&2; exit 7"));
+    assert.deepEqual(result, { stdout: "out\n", stderr: "err\n", exitCode: 7 });
+    const counted = await container.exec(["wc", "-c"], { input: "12345\n" });
+    assert.deepEqual(counted, { stdout: "6\n", stderr: "", exitCode: 0 });
+    const terminal = { width: 91, height: 31 };
+    const script = "tty; until stty size | grep -q '31 91'; do :; done; read line; echo got $line; exit 4";
+    const typed = await container.exec(sh(script), { terminal, input: "typed\n" });
+    assert.equal(typed.exitCode, 4);
+    assert.match(typed.stdout, /\/dev\/pts\/\d+\r\n/);
+    assert.match(typed.stdout, /got typed\r\n$/);
+    assert.deepEqual(await container.exec(["sleep", "100"], { timeoutSeconds: 1 }), {
+      stdout: "",
+      stderr: "command timed out",
+      exitCode: -1,
+    });
+    await assert.rejects(
+      container.exec(["/no/such/program"]),
+      /\/no\/such\/program.*no such file or directory/,
+    );
+    const all = await Promise.all(
+      Array.from({ length: 10 }, (_, i) => container.exec(sh(`echo ${i}; exit ${i}`))),
+    );
+    assert.deepEqual(
+      all.map(({ stdout, exitCode }) => [stdout, exitCode]),
+      all.map((_, i) => [`${i}\n`, i]),
+    );
+    await discard(container);
+  },
+);
 
-ledgered("CRI-O is restarted: containers, waits, output and exec go on", async () => {
-  const pod = await node.runPod();
-  const container = await pod.run({
-    args: sh("echo before; until test -e /go; do sleep 0.05; done; echo after; exit 6"),
-  });
-  await until("the first line", () => container.stdout === "before\n");
-  for (const one of pod.containers) await one.restart();
-  const state = await container.task.state({ id: container.id });
-  assert.equal(state.bundle, container.bundle);
-  assert.equal((await container.exec(["touch", "/go"])).exitCode, 0);
-  assert.equal(await container.exited, 6);
-  await until("the last line", () => container.stdout === "after\n");
-  const ended = await container.task.state({ id: container.id });
-  assert.deepEqual([ended.status, ended.exitStatus], [3, 6]);
-  assert.equal(container.oomKilled, false);
-  const late = await pod.run({ args: ["echo", "late"] });
-  assert.equal(await late.exited, 0);
-  await pod.remove();
-});
+ledgered(
+  "CRI-O is restarted: containers, waits, output and exec go on, and what ended meanwhile is told",
+  async () => {
+    node.debug = true;
+    const pod = await node.runPod();
+    node.debug = false;
+    const container = await pod.run({
+      args: sh("echo before; until test -e /go; do sleep 0.05; done; echo after; exit 6"),
+    });
+    await until("the first line", () => container.stdout === "before\n");
+    const brief = await pod.run({ args: sh("until test -e /go; do sleep 0.05; done; exit 5") });
+    assert.equal((await brief.exec(["touch", "/go"])).exitCode, 0);
+    for (const one of pod.containers) await one.restart();
+    assert.equal(await brief.exited, 5);
+    const state = await container.task.state({ id: container.id });
+    assert.equal(state.bundle, container.bundle);
+    assert.equal((await container.exec(["touch", "/go"])).exitCode, 0);
+    assert.equal(await container.exited, 6);
+    await until("the last line", () => container.stdout === "after\n");
+    const ended = await container.task.state({ id: container.id });
+    assert.deepEqual([ended.status, ended.exitStatus], [3, 6]);
+    assert.equal(container.oomKilled, false);
+    const late = await pod.run({ args: ["echo", "late"] });
+    assert.equal(await late.exited, 0);
+    await pod.remove();
+  },
+);
 
 ledgered(
   "a container over its memory limit leaves the file oom in its bundle before its end is told",
@@ -174,19 +203,20 @@ inSharedPod(
     assert.ok((metrics.memory?.usage ?? 0n) > 0n && (metrics.cpu?.usageUsec ?? 0n) > 0n);
     assert.ok((metrics.pids?.current ?? 0n) >= 1n);
     const resources = { memory: { limit: 50 * MIB }, cpu: { quota: 40_000, period: 100_000 } };
-    const typeUrl = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
-    const value = Buffer.from(JSON.stringify(resources));
-    await container.task.update({ id: container.id, resources: create(AnySchema, { typeUrl, value }) });
+    await container.update(resources);
     const updated = fromBinary(
       MetricsSchema,
       (await container.task.stats({ id: container.id })).stats?.value ?? new Uint8Array(),
     );
     assert.equal(updated.memory?.usageLimit, BigInt(50 * MIB));
     await container.task.pause({ id: container.id });
-    assert.equal((await container.task.state({ id: container.id })).status, 4);
+    assert.equal((await container.updateStatus()).status, Status.PAUSED);
     await container.task.resume({ id: container.id });
-    assert.equal((await container.task.state({ id: container.id })).status, 2);
+    assert.equal((await container.updateStatus()).status, Status.RUNNING);
     assert.equal((await container.exec(["test", "-s", "/ticks"])).exitCode, 0);
+    // CRI-O resumes what it is to stop.
+    await container.task.pause({ id: container.id });
+    await container.updateStatus();
     await discard(container);
   },
 );
