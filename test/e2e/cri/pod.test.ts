@@ -1,14 +1,16 @@
 /** The life of a pod and what its containers share. */
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { NamespaceMode } from "../../../src/gen/runtime/v1/api_pb.ts";
 import type { Handler } from "../../harness/cri-host.ts";
 import type { PodInit } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd, withCriHost } from "../../harness/cri-suite.ts";
+import { built } from "../../harness/paths.ts";
+import { runOk } from "../../harness/run.ts";
 
 const suite = withCriHost();
-const { host, compareTest, ownTest, sharedPod } = suite;
+const { host, compareTest, sharedPod } = suite;
 
 compareTest(
   "a pod of two containers runs, is asked, logged, stopped and removed",
@@ -103,17 +105,28 @@ compareTest(
   },
 );
 
-ownTest(
+compareTest(
   "the pause container is no process of the guest and has no files there",
-  "it exists on a shared host only to hold namespaces, which the machine holds by itself",
-  async () => {
-    const pod = await sharedPod("caisson");
-    const container = await pod.run({ security: { privileged: false } });
-    const shared = join(host().world.outside("/run/caisson"));
-    const containers = readdirSync(shared).flatMap((sandbox) => readdirSync(join(shared, sandbox, "shared")));
-    assert.equal(containers.includes(pod.id), false, `the shared tree holds ${containers.join(", ")}`);
-    assert.ok(containers.includes(container.id));
-    await container.remove();
+  async (handler) => {
+    const { world } = host();
+    const pod = await host().runPod(handler);
+    const container = await pod.run({ command: ["sleep", "5678"] });
+    const asked = handler === "runc" ? [built.busybox] : [join(built.bin, "shim"), "exec", pod.id, "--"];
+    const { stdout } = await runOk(world.enter([...asked, "ps", "-o", "args"]));
+    const processes = stdout.split("\n").filter((line) => /^(\/pause|sleep 5678)\b/.test(line));
+    const shared = world.outside("/run/caisson");
+    const trees = handler === "runc" ? [] : readdirSync(shared).map((name) => join(shared, name, "shared"));
+    const files = trees.flatMap((tree) => (existsSync(tree) ? readdirSync(tree) : []));
+    const found = { processes, pause: files.includes(pod.id), container: files.includes(container.id) };
+    await host().release(pod);
+    return found;
+  },
+  {
+    why: "on a shared host it holds the pod's namespaces, which the machine holds by itself",
+    check(ours, control) {
+      assert.ok(control.processes.includes("/pause pause"), control.processes.join(", "));
+      assert.deepEqual(ours, { processes: ["sleep 5678"], pause: false, container: true });
+    },
   },
 );
 

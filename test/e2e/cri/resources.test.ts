@@ -1,10 +1,14 @@
 /** Limits, statistics and events of pods, and the size of their machines. */
 import assert from "node:assert/strict";
-import type { PodInit } from "../../harness/cri-pod.ts";
+import { type ChildProcess, spawn } from "node:child_process";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Handler } from "../../harness/cri-host.ts";
+import type { Pod, PodContainer, PodInit } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd, withCriHost } from "../../harness/cri-suite.ts";
 
 const suite = withCriHost();
-const { host, compareTest, ownTest, sharedPod } = suite;
+const { host, compareTest, sharedPod } = suite;
 const MIB = 1 << 20;
 
 /** Reads a limit of the container's own cgroup, whichever version the kernel in question has. */
@@ -95,8 +99,61 @@ compareTest(
   },
 );
 
-const machineOf = async (init: PodInit) => {
-  const pod = await host().runPod("caisson", init);
+/** What the pod's statistics say, and what the container sees of the same. */
+async function readPodStats(pod: Pod, container: PodContainer) {
+  const { stats } = await host().cri.runtime.podSandboxStats({ podSandboxId: pod.id });
+  const own = await container.ok(
+    "cat /sys/class/net/eth0/statistics/rx_bytes /sys/class/net/eth0/statistics/tx_bytes",
+  );
+  const network = stats?.linux?.network?.defaultInterface;
+  const told = [network?.rxBytes?.value, network?.txBytes?.value].map((bytes = 0n) => Number(bytes));
+  return { stats, interface: network?.name, told, own: own.trim().split("\n").map(Number) };
+}
+
+compareTest(
+  "pod statistics: its cgroup on the node, its containers' figures, and a network that moves what the interface says",
+  async (handler) => {
+    const pod = await sharedPod(handler);
+    const [first, second] = await Promise.all([pod.run({ command: ["tool", "allocate", "30"] }), pod.run()]);
+    await first.logged("ready");
+    const before = await readPodStats(pod, first);
+    await first.exec("ping -c 3 -s 1000 10.88.0.1");
+    const after = await readPodStats(pod, first);
+    const memory = [first, second].map(({ id }) => {
+      const found = after.stats?.linux?.containers.find((one) => one.attributes?.id === id);
+      return Number(found?.memory?.workingSetBytes?.value ?? 0n);
+    });
+    const whole = after.stats?.linux;
+    const podCpu = Number(whole?.cpu?.usageCoreNanoSeconds?.value ?? 0n);
+    const podMemory = Number(whole?.memory?.usageBytes?.value ?? 0n);
+    await first.remove();
+    await second.remove();
+    const grown = (which: "told" | "own") => after[which].map((bytes, i) => bytes - (before[which][i] ?? 0));
+    const [told, own] = [grown("told"), grown("own")];
+    const isNear = (bytes: number, i: number) => bytes > 3_000 && Math.abs(bytes - (own[i] ?? 0)) < 700;
+    return {
+      named: after.stats?.attributes?.id === pod.id,
+      interface: after.interface,
+      network: told.every(isNear),
+      memory: (memory[0] ?? 0) > 30 * MIB && (memory[1] ?? 0) > 0,
+      // The pod's are those of its cgroup on the node: the containers', and with us the machine around them.
+      pod: podCpu > 0 && podMemory >= (memory[0] ?? 0) + (memory[1] ?? 0),
+      figures: JSON.stringify({ told, own, memory, podCpu, podMemory }),
+    };
+  },
+  {
+    why: "the figures are those of two kernels",
+    check(ours, control) {
+      const expected = { named: true, interface: "eth0", network: true, memory: true, pod: true };
+      for (const { figures, ...outcome } of [control, ours]) {
+        assert.deepEqual(outcome, expected, figures);
+      }
+    },
+  },
+);
+
+const machineOf = async (handler: Handler, init: PodInit) => {
+  const pod = await host().runPod(handler, init);
   const container = await pod.run();
   const text = await container.ok(
     "awk '/MemTotal/ { print $2 }' /proc/meminfo; grep -c ^processor /proc/cpuinfo",
@@ -106,72 +163,123 @@ const machineOf = async (init: PodInit) => {
   return { memoryMiB: memoryKiB / 1024, cpus };
 };
 
-ownTest(
+compareTest(
   "the machine is as large as the pod's limits and a base say",
-  "a pod of runc has no machine",
-  async () => {
+  async (handler) => {
+    const resources = {
+      cpuPeriod: 100_000n,
+      cpuQuota: 150_000n,
+      memoryLimitInBytes: BigInt(300 * MIB),
+    };
+    const overhead = { memoryLimitInBytes: BigInt(64 * MIB) };
     const [plain, limited] = await Promise.all([
-      machineOf({}),
-      machineOf({
-        linux: {
-          resources: {
-            cpuPeriod: 100_000n,
-            cpuQuota: 150_000n,
-            memoryLimitInBytes: BigInt(300 * MIB),
-          },
-          overhead: { memoryLimitInBytes: BigInt(64 * MIB) },
-        } as never,
-      }),
+      machineOf(handler, {}),
+      machineOf(handler, { linux: { resources, overhead } as never }),
     ]);
-    assert.equal(plain.cpus, 1);
-    assert.equal(limited.cpus, 2);
-    const difference = limited.memoryMiB - plain.memoryMiB;
-    // The kernel keeps some of what it is given for itself, page structures above all.
-    assert.ok(difference > 280 && difference <= 300, `${limited.memoryMiB} and ${plain.memoryMiB} MiB`);
+    return { plain, limited };
+  },
+  {
+    why: "a pod of runc has no machine and sees the node's",
+    check(ours, control) {
+      assert.deepEqual(control.plain, control.limited);
+      assert.deepEqual([ours.plain.cpus, ours.limited.cpus], [1, 2]);
+      const difference = ours.limited.memoryMiB - ours.plain.memoryMiB;
+      // The kernel keeps some of what it is given for itself, page structures above all.
+      assert.ok(difference > 280 && difference <= 300, JSON.stringify(ours));
+    },
   },
 );
 
-ownTest(
-  "the events of a pod's life reach containerd's clients",
-  "the order is containerd's own",
-  async () => {
-    const { containerd, world } = host();
-    const { spawn } = await import("node:child_process");
-    const [file = "", ...args] = containerd.ctrCommand(["events"]);
-    const events = spawn(file, args, { stdio: ["ignore", "pipe", "ignore"] });
-    let text = "";
-    events.stdout.on("data", (chunk: Buffer) => {
-      text += chunk.toString();
+/** `ctr events` until the test ends it. */
+class EventLog {
+  readonly #child: ChildProcess;
+  #text = "";
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    child.stdout?.on("data", (chunk: Buffer) => {
+      this.#text += chunk.toString();
     });
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    const pod = await host().runPod("caisson");
+  }
+
+  /** Subscribed when it resolves: an event of our own has come through. */
+  static async start(): Promise<EventLog> {
+    const { containerd } = host();
+    const [file = "", ...args] = containerd.ctrCommand(["events"]);
+    const log = new EventLog(spawn(file, args, { stdio: ["ignore", "pipe", "ignore"] }));
+    for (let i = 0; !log.#text.includes("/namespaces/"); i++) {
+      assert.ok(i < 100, "ctr events shows nothing");
+      await containerd.ctrOk(["namespaces", "label", containerd.namespace, `probe=${i}`]);
+    }
+    return log;
+  }
+
+  /** Topics of the events that name `id`, once the last of them is there. @throws after 15 s. */
+  async topics(id: string, last: string): Promise<string[]> {
+    const deadline = performance.now() + 15_000;
+    for (;;) {
+      const lines = this.#text.split("\n").filter((line) => line.includes(id));
+      const topics = lines
+        .map((line) => line.match(/\/tasks\/([a-z-]+)/)?.[1])
+        .filter((topic) => topic !== undefined);
+      if (topics.includes(last)) return topics;
+      if (performance.now() > deadline) throw new Error(`no ${last} of ${id} in\n${lines.join("\n")}`);
+      await sleep(20);
+    }
+  }
+
+  stop(): void {
+    // nsenter stands between it and us.
+    for (const { pid, commandLine } of host().world.processes()) {
+      if (commandLine.endsWith(" events")) process.kill(pid);
+    }
+    this.#child.kill();
+  }
+}
+
+let eventLog: Promise<EventLog> | undefined;
+compareTest(
+  "the events of a pod's life reach containerd's clients, in their order",
+  async (handler) => {
+    eventLog ??= EventLog.start();
+    const events = await eventLog;
+    const pod = await host().runPod(handler);
     const container = await pod.run();
     await container.exec("true");
     const oom = await pod.run({
       command: ["tool", "allocate", "200"],
-      resources: { memoryLimitInBytes: BigInt(48 * MIB) },
+      resources: { memoryLimitInBytes: BigInt(48 * MIB), memorySwapLimitInBytes: BigInt(48 * MIB) },
     });
     await oom.exited();
     await container.stop();
     await host().release(pod);
-    for (const { pid, commandLine } of world.processes())
-      if (commandLine.endsWith(" events")) process.kill(pid);
-    const topics = (id: string) =>
-      text
-        .split("\n")
-        .filter((line) => line.includes(id))
-        .map((line) => line.match(/\/tasks\/[a-z-]+/)?.[0])
-        .filter((topic) => topic !== undefined);
-    assert.deepEqual(topics(pod.id), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], text);
-    const exec = ["/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"];
-    assert.deepEqual(topics(container.id).slice(0, 5), ["/tasks/create", "/tasks/start", ...exec], text);
-    assert.deepEqual(topics(oom.id).slice(0, 4), [
-      "/tasks/create",
-      "/tasks/start",
-      "/tasks/oom",
-      "/tasks/exit",
-    ]);
+    return {
+      pod: await events.topics(pod.id, "delete"),
+      container: await events.topics(container.id, "delete"),
+      oom: await events.topics(oom.id, "delete"),
+    };
+  },
+  {
+    why: "runc tells an out-of-memory kill when its cgroup's watcher wakes, which may be after the exit; ours tells it first",
+    check(ours, control) {
+      const life = ["create", "start", "exit", "delete"];
+      assert.deepEqual(ours.pod, life);
+      assert.deepEqual(ours.container, [
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit",
+        "exit",
+        "delete",
+      ]);
+      assert.deepEqual(ours.oom, ["create", "start", "oom", "exit", "delete"]);
+      assert.deepEqual(control.pod, ours.pod);
+      assert.deepEqual(control.container, ours.container);
+      assert.deepEqual([...new Set(control.oom)].sort(), [...ours.oom].sort());
+    },
   },
 );
+void test("the watcher of events ends", async () => (await eventLog)?.stop());
 
 assertNothingLeftAtTheEnd(suite);

@@ -1,6 +1,6 @@
 /** What a pod's security context asks for, seen from inside the container. */
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { SecurityProfile_ProfileType as Profile } from "../../../src/gen/runtime/v1/api_pb.ts";
 import { USER_IMAGE } from "../../harness/cri-images.ts";
@@ -228,6 +228,36 @@ compareTest(
   },
 );
 const PRIVILEGED_POD = { security: { privileged: true } };
+
+const WITH_DEVICES = { security: { privileged: true }, hostDevices: true };
+compareTest(
+  "privileged, with a runtime whose configuration lacks privileged_without_host_devices: the devices of the own kernel",
+  async (handler) => {
+    const pod = await sharedPod(handler, WITH_DEVICES);
+    const script = [
+      "ls /dev | sed 's/^/dev /'",
+      "for n in null kmsg; do test -c /dev/$n && echo has $n; done",
+      "head -c 1 /dev/kmsg >/dev/null && echo reads kmsg",
+      "mknod /dev/own-null c 1 3 && echo x > /dev/own-null && echo made one",
+    ].join("; ");
+    const { stdout } = await pod.script(script, { security: { privileged: true } });
+    const names = [...stdout.matchAll(/^dev (.+)$/gm)].map((match) => match[1] ?? "");
+    return { names, rest: stdout.replace(/^dev .+\n/gm, "") };
+  },
+  {
+    why: "the devices are those of another kernel: none of the node's disks and controllers are among the guest's",
+    check(ours, control) {
+      assert.equal(control.rest, "has null\nhas kmsg\nreads kmsg\nmade one\n");
+      assert.equal(ours.rest, control.rest);
+      const nodes = readdirSync("/dev").filter((name) => statSync(join("/dev", name)).isBlockDevice());
+      assert.ok(nodes.length > 0);
+      for (const name of nodes) {
+        assert.ok(control.names.includes(name), `runc lacks ${name}`);
+        assert.equal(ours.names.includes(name), false, `the node's ${name} is in the guest`);
+      }
+    },
+  },
+);
 
 compareTest(
   "oom_score_adj is the one that the kubelet computes",

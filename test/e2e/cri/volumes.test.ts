@@ -286,6 +286,36 @@ compareTest(
 );
 
 compareTest(
+  "a projected volume's token is exchanged under a container of another user, with its mode",
+  withVolumes(async (pod, kubelet) => {
+    const projected = kubelet.volume("projected", "kube-api-access");
+    const files = (token: string) => ({ token, "ca.crt": "certificate\n", "metadata/labels": 'app="x"\n' });
+    kubelet.write(projected, files("first"));
+    const at = "/var/run/secrets/kubernetes.io/serviceaccount";
+    const container = await pod.run({
+      mounts: [{ hostPath: projected, containerPath: at, readonly: true }],
+      security: { runAsUser: { value: 1234n }, supplementalGroups: [0n] },
+    });
+    const before = await container.ok(
+      `cat ${at}/token ${at}/ca.crt ${at}/metadata/labels; stat -L -c %a ${at}/token`,
+    );
+    kubelet.write(projected, files("second"));
+    const after = await container.ok(
+      `until grep -q second ${at}/token; do sleep 0.05; done; cat ${at}/token`,
+    );
+    const refused = await container.exec(`echo x > ${at}/token`);
+    await container.remove();
+    return { before, after, refused: refused.exitCode };
+  }),
+  (outcome) =>
+    assert.deepEqual(outcome, {
+      before: 'firstcertificate\napp="x"\n640\n',
+      after: "second",
+      refused: 1,
+    }),
+);
+
+compareTest(
   "HostToContainer: what the node mounts below a volume later is seen",
   withVolumes(async (pod, kubelet) => {
     const dir = host().directory("propagated");

@@ -1,0 +1,36 @@
+/** The overhead that ships covers what an idle pod takes on this host. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { parse } from "yaml";
+import { assertEven, takeSnapshot } from "../../harness/leak-ledger.ts";
+import { assertSetUp, built, repositoryRoot } from "../../harness/paths.ts";
+import { runOk } from "../../harness/run.ts";
+import { writeShimConfig } from "../../harness/shim-config.ts";
+import { createWorld } from "../../harness/world.ts";
+
+const MIB = 1 << 20;
+const LIMIT_MS = 120_000;
+
+test("shim overhead measures an idle pod, which fits into the RuntimeClass that ships, and leaves nothing", async () => {
+  assertSetUp();
+  await using world = await createWorld();
+  const config = join(world.dir, "configuration.toml");
+  // The memory that a user has who configures nothing.
+  writeShimConfig(config, { "hypervisor.qemu.default_memory": 512 });
+  const before = takeSnapshot(world);
+  const measure = [join(built.bin, "shim"), "overhead", "--seconds", "2", "--config", config, "--json"];
+  const { stdout } = await runOk(world.enter(measure), { timeoutMs: LIMIT_MS });
+  const { memory } = JSON.parse(stdout) as { memory: Readonly<Record<string, number>> };
+  for (const component of ["shim", "qemu", "virtiofsd"]) assert.ok((memory[component] ?? 0) > 0, component);
+  const total = Object.values(memory).reduce((sum, bytes) => sum + bytes, 0) / MIB;
+  const file = join(repositoryRoot, "configs/kubernetes/runtimeclass.yaml");
+  const shipped = parse(readFileSync(file, "utf8")) as { overhead: { podFixed: { memory: string } } };
+  const declared = Number(shipped.overhead.podFixed.memory.replace(/Mi$/, ""));
+  assert.ok(
+    total > 30 && total <= declared,
+    `${total.toFixed(0)} MiB, and the RuntimeClass says ${declared}`,
+  );
+  await assertEven(world, before);
+});
