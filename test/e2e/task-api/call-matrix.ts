@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Any } from "@bufbuild/protobuf/wkt";
 import { Status } from "../../../src/base/errors.ts";
 import type { Task } from "../../../src/gen/containerd/task/v2/task_pb.ts";
-import type { OciResources } from "../../../src/oci/spec.ts";
+import type { OciProcess, OciResources } from "../../../src/oci/spec.ts";
 import { type Client, statusOf } from "../../../src/ttrpc/index.ts";
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
 import type { World } from "../../harness/world.ts";
@@ -39,8 +39,8 @@ const json = (type: string, value: unknown): Any =>
     value: Buffer.from(JSON.stringify(value)),
   }) as Any;
 
-export const processSpec = (args: readonly string[]): Any =>
-  json("Process", { args, cwd: "/", env: ["PATH=/bin"], user: { uid: 0, gid: 0 } });
+export const processSpec = (args: readonly string[], changes: OciProcess = {}): Any =>
+  json("Process", { args, cwd: "/", env: ["PATH=/bin"], user: { uid: 0, gid: 0 }, ...changes });
 export const resourcesOf = (resources: unknown): Any => json("LinuxResources", resources);
 
 async function outcomeOf(call: Promise<unknown>, limitMs: number = CALL_MS): Promise<Outcome> {

@@ -1,11 +1,15 @@
 /** What the Task API shows and changes of a running container: processes, figures, limits; checked inside the guest. */
 import assert from "node:assert/strict";
+import { constants, readFileSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ProcessDetailsSchema } from "../../../src/gen/caisson/task/v1/process_details_pb.ts";
 import { TaskExitSchema, TaskOOMSchema } from "../../../src/gen/containerd/events/task_pb.ts";
 import { type Metrics, MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v2/metrics_pb.ts";
+import { runOk } from "../../harness/run.ts";
 import { createWorld, type World } from "../../harness/world.ts";
 import { MatrixPod, processSpec, resourcesOf } from "./call-matrix.ts";
 import { execOutput } from "./exec-output.ts";
@@ -73,7 +77,7 @@ test("Stats has the figures of the guest's cgroup, what the working set is made 
     id,
     `dd if=/dev/zero of=/tmp/f bs=1M count=24 2>/dev/null; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done`,
   );
-  const { pids, cpu, memory, memoryEvents, network } = await metricsOf(id);
+  const { pids, cpu, memory, memoryEvents, network, hugetlb, io } = await metricsOf(id);
   assert.equal(pids?.current, 1n);
   assert.ok((cpu?.usageUsec ?? 0n) > 1_000n && (cpu?.userUsec ?? 0n) > 0n);
   const cgroup = "/sys/fs/cgroup";
@@ -81,6 +85,12 @@ test("Stats has the figures of the guest's cgroup, what the working set is made 
   assert.ok(memory !== undefined && memory.inactiveFile + memory.activeFile <= memory.usage);
   assert.ok((memory?.anon ?? 0n) > 0n && (memory?.pgfault ?? 0n) > 0n);
   assert.equal(memoryEvents?.oomKill, 0n);
+  // The guest has huge pages and no disk; test/unit/shim/metrics.test.ts has what a disk gives.
+  assert.deepEqual(
+    hugetlb.filter(({ pagesize }) => pagesize === "2MB").map(({ current }) => current),
+    [0n],
+  );
+  assert.deepEqual(io?.usage ?? [], []);
   assert.ok(
     network.every(({ name }) => name !== "lo"),
     cgroup,
@@ -145,4 +155,48 @@ test("a container that eats more memory than it may is killed alone, with TaskOO
   await pod.task.delete({ id });
   assert.equal((await shell(neighbour, "echo alive")).stdout, "alive\n");
   await remove(neighbour);
+});
+
+test("a guest out of memory loses a container and neither its agent nor the others", async () => {
+  const neighbour = await running(["sleep", "1000"]);
+  // Neither has a limit; together they want more than the guest has.
+  const hog = ["dd", "if=/dev/zero", "of=/dev/null", "bs=150M"];
+  const hogs = [await running(hog), await running(hog)];
+  const first = await Promise.race(
+    hogs.map(async (id) => ({ id, exitStatus: (await pod.task.wait({ id })).exitStatus })),
+  );
+  assert.equal(first.exitStatus, 137);
+  const killed = () =>
+    pod.shim.events
+      .filter(({ topic }) => topic === "/tasks/oom")
+      .map(({ event }) => fromBinary(TaskOOMSchema, event?.value ?? new Uint8Array()).containerId);
+  const deadline = performance.now() + 10_000;
+  while (!killed().includes(first.id) && performance.now() < deadline) await sleep(50);
+  assert.ok(killed().includes(first.id), killed().join());
+  assert.equal((await shell(neighbour, "echo alive")).stdout, "alive\n");
+  for (const id of [neighbour, ...hogs]) {
+    await pod.task.kill({ id, signal: 9 }).catch(() => undefined);
+    await pod.task.wait({ id });
+    await pod.task.delete({ id });
+  }
+});
+
+test("CloseIO ends the input of a process after all that was written before", async () => {
+  const id = await running(["sleep", "1000"]);
+  const [stdin, stdout] = [join(pod.shim.bundle, "in"), join(pod.shim.bundle, "count")];
+  await runOk(["mkfifo", stdin]);
+  const spec = processSpec(["sh", "-c", "sleep 0.5; wc -c"]);
+  await pod.task.exec({ id, execId: "count", spec, stdin, stdout: `file://${stdout}` });
+  await pod.task.start({ id, execId: "count" });
+  // The call comes while most is still to be written.
+  const writer = await open(stdin, constants.O_WRONLY);
+  const bytes = Buffer.alloc(3 * MIB + 17, "x");
+  const written = writer.writeFile(bytes);
+  await pod.task.closeIO({ id, execId: "count", stdin: true });
+  await written;
+  await writer.close();
+  assert.equal((await pod.task.wait({ id, execId: "count" })).exitStatus, 0);
+  await pod.task.delete({ id, execId: "count" });
+  assert.equal(readFileSync(stdout, "utf8").trim(), String(bytes.length));
+  await remove(id);
 });
