@@ -1,8 +1,11 @@
 /** Figures over several runs. */
 
 export interface Summary {
+  /** Number of values. */
   readonly runs: number;
   readonly median: number;
+  /** The nearest rank: of fewer than a hundred values the greatest. */
+  readonly p99: number;
   readonly min: number;
   readonly max: number;
 }
@@ -14,5 +17,6 @@ export function summarize(values: readonly number[]): Summary {
   if (min === undefined || max === undefined) throw new Error("no values to summarize");
   const upper = sorted[Math.floor(sorted.length / 2)] ?? max;
   const lower = sorted[Math.floor((sorted.length - 1) / 2)] ?? min;
-  return { runs: sorted.length, median: (lower + upper) / 2, min, max };
+  const p99 = sorted[Math.ceil(sorted.length * 0.99) - 1] ?? max;
+  return { runs: sorted.length, median: (lower + upper) / 2, p99, min, max };
 }

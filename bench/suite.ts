@@ -2,13 +2,15 @@
 
 export interface Measurement {
   readonly name: string;
-  readonly unit: "ms" | "us" | "MiB" | "bytes" | "Mbit/s" | "1/s" | "count";
+  readonly unit: "ms" | "us" | "s" | "MiB" | "MiB/s" | "bytes" | "Mbit/s" | "1/s" | "count";
   /** One value per run. */
   readonly values: readonly number[];
 }
 
 export interface SuiteInit {
   readonly runs: number;
+  /** A bound that a suite may take: how many of something there are at most. */
+  readonly max?: number | undefined;
   /** Says what happens now; for a person who waits. */
   readonly progress: (text: string) => void;
 }

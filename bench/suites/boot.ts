@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { built, repositoryRoot } from "../../test/harness/paths.ts";
 import { describeResult, runOk } from "../../test/harness/run.ts";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
+import { Collected } from "../collected.ts";
 import { buildFloorInitrd, floorCommand, measureFloor } from "../floor.ts";
 import type { Measurement, Suite } from "../suite.ts";
 
@@ -28,12 +29,12 @@ export const bootSuite: Suite = {
     await firstOutput(host, RUNC_RUNTIME);
     for (let i = 1; i <= runs; i++) {
       progress(`run ${i} of ${runs}`);
-      collected.add("shim start (the program `start`)", await shimStart(host));
-      collected.add("ctr run to first output", await firstOutput(host, CAISSON_RUNTIME));
+      collected.add("shim start (the program `start`)", "ms", await shimStart(host));
+      collected.add("ctr run to first output", "ms", await firstOutput(host, CAISSON_RUNTIME));
       const boot = lastBoot(host);
-      collected.add("QEMU start to agent hello", boot.hello - boot.launched);
-      collected.add("request to guest ready, in the shim", boot.ready);
-      collected.add("ctr run to first output, runc", await firstOutput(host, RUNC_RUNTIME));
+      collected.add("QEMU start to agent hello", "ms", boot.hello - boot.launched);
+      collected.add("request to guest ready, in the shim", "ms", boot.ready);
+      collected.add("ctr run to first output, runc", "ms", await firstOutput(host, RUNC_RUNTIME));
     }
     progress("idle sandbox");
     const { qemu, memory } = await idleSandbox(host, runs, collected);
@@ -42,25 +43,13 @@ export const bootSuite: Suite = {
       progress(`floor ${i} of ${runs}`);
       collected.add(
         "floor (QEMU start to power-off by init)",
+        "ms",
         await measureFloor(floorCommand(qemu, initrd)),
       );
     }
     return [...collected.measurements(), ...memory, ...sizes()];
   },
 };
-
-/** Values by name, in the order in which the names came up. */
-class Collected {
-  readonly #values = new Map<string, number[]>();
-
-  add(name: string, value: number): void {
-    this.#values.set(name, [...(this.#values.get(name) ?? []), value]);
-  }
-
-  measurements(): Measurement[] {
-    return [...this.#values].map(([name, values]) => ({ name, unit: "ms", values }));
-  }
-}
 
 /** Milliseconds from ctr's start to the first byte of the container's output. */
 function firstOutput(host: TestHost, runtime: string): Promise<number> {
@@ -111,8 +100,8 @@ async function idleSandbox(host: TestHost, runs: number, collected: Collected) {
   const id = await host.runDetached(["sleep", "10000"]);
   const control = await host.runDetached(["sleep", "10000"], { runtime: RUNC_RUNTIME });
   for (let i = 0; i < runs; i++) {
-    collected.add("exec round trip (ctr task exec true)", await execTime(host, id));
-    collected.add("exec round trip, runc", await execTime(host, control));
+    collected.add("exec round trip (ctr task exec true)", "ms", await execTime(host, id));
+    collected.add("exec round trip, runc", "ms", await execTime(host, control));
   }
   await host.remove(control);
   await new Promise((resolve) => setTimeout(resolve, IDLE_MS));

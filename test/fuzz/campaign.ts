@@ -7,8 +7,8 @@ import type { Target } from "./target.ts";
 import { targets } from "./targets/index.ts";
 import type { WorkerReport, WorkerTask } from "./worker.ts";
 
-/** How long one input may keep the thread before it counts as hanging. Far above what load makes of a millisecond. */
-const HANG_MS = 30_000;
+/** Processor time that one input may take before it counts as hanging: far above what is slow. */
+const HANG_MS = 20_000;
 const LOOK_MS = 500;
 /** Of the thread's heap; more is a death, which is a failure. */
 const HEAP_MIB = 512;
@@ -69,11 +69,11 @@ function runWorker(
   const done: number[] = [];
   return new Promise((resolve, reject) => {
     let reason: string | undefined;
-    let last = { begun: -1, at: performance.now() };
+    let last = { begun: -1, cpu: process.cpuUsage() };
     const watch = setInterval(() => {
-      if (shared.begun !== last.begun) last = { begun: shared.begun, at: performance.now() };
-      else if (shared.begun > 0 && performance.now() - last.at > HANG_MS) {
-        reason = `it hangs: no end after ${HANG_MS / 1000} s`;
+      if (shared.begun !== last.begun) last = { begun: shared.begun, cpu: process.cpuUsage() };
+      else if (shared.begun > 0 && process.cpuUsage(last.cpu).user > HANG_MS * 1000) {
+        reason = `it hangs: no end after ${HANG_MS / 1000} s of processor time`;
         void worker.terminate();
       }
     }, LOOK_MS);

@@ -9,6 +9,8 @@ export interface Target {
   readonly about: string;
   /** How its inputs are changed. */
   readonly format: "bytes" | "text" | "json";
+  /** Called once, ahead of all inputs, for what takes time. */
+  readonly prepare?: () => Promise<unknown>;
   /**
    * Decodes `input`, checks what must hold of the result. A refusal is thrown.
    * @returns words for what kind of result it was: an input that gives new ones is kept and changed further.

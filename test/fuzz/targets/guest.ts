@@ -52,7 +52,7 @@ async function loadTables(): Promise<ReadonlyMap<string, own.Schema>> {
   }
 }
 
-let tables: Promise<ReadonlyMap<string, own.Schema>> | undefined;
+let tables: ReadonlyMap<string, own.Schema> = new Map();
 const messages: readonly DescMessage[] = generated.file_caisson_agent_v1_agent.messages;
 
 const protobuf: Target = {
@@ -62,15 +62,17 @@ const protobuf: Target = {
   // Its callers turn whatever it throws into InvalidArgument (src/ttrpc/service.ts).
   refuses: (error) =>
     error instanceof Error && !(error instanceof assert.AssertionError) && isMalformed(error),
-  async run(input) {
-    tables ??= loadTables();
+  prepare: async () => {
+    tables = await loadTables();
+  },
+  run(input) {
     const { name, rest: bytes } = namedInput(
       input,
       messages.map((message) => message.name),
     );
     const message = messages.find((candidate) => candidate.name === name);
     must(message !== undefined, "no message");
-    const schema = (await tables).get(`${message.name}Schema`);
+    const schema = tables.get(`${message.name}Schema`);
     must(schema !== undefined, `no table of ${message.name}`);
     const decoded = own.fromBinary(schema, bytes);
     // protobuf-es does not look at wire types, so that the two are compared on what it has written itself.

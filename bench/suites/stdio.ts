@@ -1,0 +1,90 @@
+/** Bytes through a container's standard streams and named pipes, both ways and back, beside runc. */
+import type { World } from "../../test/harness/world.ts";
+import { Collected } from "../collected.ts";
+import { Pipe, processSpec, type Subject, withSubjects } from "../subjects.ts";
+import type { Suite } from "../suite.ts";
+
+const MIB = 1 << 20;
+/** Bytes of one transfer. */
+const TRANSFER_MIB = 16;
+const ECHOES = 200;
+
+export const stdioSuite: Suite = {
+  name: "stdio",
+  summary: `${TRANSFER_MIB} MiB out of and into a process, and ${ECHOES} echoes of one byte, beside runc`,
+  async run({ runs, progress }) {
+    const collected = new Collected();
+    await withSubjects(async (subjects, world) => {
+      for (let run = 0; run <= runs; run++) {
+        progress(run === 0 ? "warm-up" : `run ${run} of ${runs}`);
+        for (const subject of subjects) {
+          const name = `${subject.name}${run}`;
+          const out = await output(subject, world, name);
+          const into = await input(subject, world, name);
+          const echoes = await echo(subject, world, name);
+          if (run === 0) continue;
+          collected.add(`standard output, ${subject.name}`, "MiB/s", out);
+          collected.add(`standard input, ${subject.name}`, "MiB/s", into);
+          collected.add(`echo of one byte, ${subject.name}`, "us", ...echoes);
+        }
+      }
+    });
+    return collected.measurements();
+  },
+};
+
+/** runc's shim takes all outputs or none. */
+const both = ({ path }: Pipe) => ({ stdout: path, stderr: path });
+
+const rate = (begun: number): number => TRANSFER_MIB / ((performance.now() - begun) / 1000);
+
+async function output({ id, task }: Subject, world: World, name: string): Promise<number> {
+  using stdout = await Pipe.make(world, `${name}.out`, "read");
+  const args = ["dd", "if=/dev/zero", "bs=65536", `count=${TRANSFER_MIB * 16}`];
+  await task.exec({ id, execId: `${name}o`, spec: processSpec(args), ...both(stdout) });
+  const begun = performance.now();
+  const read = stdout.read(TRANSFER_MIB * MIB);
+  await task.start({ id, execId: `${name}o` });
+  await read;
+  const result = rate(begun);
+  await task.wait({ id, execId: `${name}o` });
+  await task.delete({ id, execId: `${name}o` });
+  return result;
+}
+
+async function input({ id, task }: Subject, world: World, name: string): Promise<number> {
+  using stdin = await Pipe.make(world, `${name}.in`, "write");
+  using nothing = await Pipe.make(world, `${name}.none`, "read");
+  const execId = `${name}i`;
+  const args = ["sh", "-c", `head -c ${TRANSFER_MIB * MIB} > /dev/null`];
+  await task.exec({ id, execId, spec: processSpec(args), stdin: stdin.path, ...both(nothing) });
+  await task.start({ id, execId });
+  const begun = performance.now();
+  const chunk = new Uint8Array(MIB);
+  for (let i = 0; i < TRANSFER_MIB; i++) await stdin.write(chunk);
+  await task.wait({ id, execId });
+  const result = rate(begun);
+  await task.delete({ id, execId });
+  return result;
+}
+
+/** Microseconds of each. */
+async function echo({ id, task }: Subject, world: World, name: string): Promise<number[]> {
+  using stdin = await Pipe.make(world, `${name}.echo-in`, "write");
+  using stdout = await Pipe.make(world, `${name}.echo-out`, "read");
+  const execId = `${name}e`;
+  await task.exec({ id, execId, spec: processSpec(["cat"]), stdin: stdin.path, ...both(stdout) });
+  await task.start({ id, execId });
+  const times: number[] = [];
+  for (let i = 0; i < ECHOES; i++) {
+    const begun = performance.now();
+    const back = stdout.read(1);
+    await stdin.write(Uint8Array.of(0x2e));
+    await back;
+    times.push((performance.now() - begun) * 1000);
+  }
+  await task.kill({ id, execId, signal: 9 });
+  await task.wait({ id, execId });
+  await task.delete({ id, execId });
+  return times;
+}
