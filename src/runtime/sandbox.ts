@@ -367,27 +367,26 @@ export class Sandbox {
     const exit = { status: KILLED, exitedAt: new Date() };
     this.#aborter.abort(new SandboxError("ERR_CANCELED", "the sandbox is being stopped"));
     if (wasBooting) await this.#ready?.catch(() => undefined);
-    const steps: [string, () => Promise<void> | undefined][] = [
-      ["machine", () => this.#endMachine()],
-      ["containers being created", () => this.#settled([...this.#creating.values()])],
-      ...this.containers.map((container): [string, () => Promise<void>] => [
-        `container ${container.id}`,
-        () => {
-          for (const process of [...container.execs, container.init]) process.settle(exit);
-          return container.release();
-        },
-      ]),
-      ["workspace", () => this.#removeWorkspace()],
-    ];
-    for (const [name, run] of steps) {
-      try {
-        await run();
-      } catch (error) {
-        this.#init.log.error({ step: name, err: describeError(error) }, "teardown step failed");
-      }
+    await this.#teardown("machine", () => this.#endMachine());
+    await this.#teardown("containers being created", () => this.#settled([...this.#creating.values()]));
+    // Only now: one that was being created may have become complete before the machine ended.
+    for (const container of this.containers) {
+      await this.#teardown(`container ${container.id}`, () => {
+        for (const process of [...container.execs, container.init]) process.settle(exit);
+        return container.release();
+      });
     }
+    await this.#teardown("workspace", () => this.#removeWorkspace());
     this.#containers.clear();
     this.#state = "stopped";
+  }
+
+  async #teardown(step: string, run: () => Promise<void>): Promise<void> {
+    try {
+      await run();
+    } catch (error) {
+      this.#init.log.error({ step, err: describeError(error) }, "teardown step failed");
+    }
   }
 
   /** Waits for what fails by itself once the machine has gone, and undoes what it did. */
