@@ -4,6 +4,7 @@ import {
   attrString,
   attrU32,
   concat,
+  headerView,
   parseAttributes,
   readString,
   readU32,
@@ -48,6 +49,7 @@ export interface Rule {
 
 /** The message payload of RTM_NEWRULE or RTM_DELRULE. */
 export function parseRule(payload: Uint8Array): Rule {
+  headerView(payload, HEADER, "a routing rule");
   const attributes = parseAttributes(payload, HEADER);
   const prefix = (type: number, length: number) => {
     const address = attributes.get(type);

@@ -26,6 +26,7 @@ import * as own from "../../../guest-agent/src/proto/messages.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
 import * as generated from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import type { Link } from "../../../src/netlink/link.ts";
+import { decodeMessages, encodeMessage } from "../../../src/netlink/message.ts";
 import { must, namedInput, shapeOf, type Target, textOf } from "../target.ts";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
@@ -149,7 +150,10 @@ const network: Target = {
     const request = fromBinary(generated.ApplyNetworkRequestSchema, input);
     missingInterfaces(request, LINKS);
     const plan = planNetwork(request, LINKS);
-    for (const { payload } of plan) must(payload.length % 4 === 0, "a request that is not aligned");
+    for (const { type, payload } of plan) {
+      const [message] = decodeMessages(encodeMessage(type, 0, 1, payload));
+      must(message?.payload.length === payload.length, "a request that is read as another");
+    }
     return `${plan.length} ${shapeOf(request, 2)}`;
   },
 };
