@@ -17,6 +17,8 @@ interface MatrixRun {
   readonly loadBefore: number;
   readonly facts: HostFacts;
   readonly outcomes: readonly TimedOutcome[];
+  /** Where parts of it were run otherwise: a sentence. */
+  readonly note?: string;
 }
 
 interface LoadRun extends LoadResult {
@@ -49,6 +51,7 @@ function matrixText(run: MatrixRun): string[] {
   return [
     `Run of ${day(run.startedAt)}: ${run.outcomes.length} cells, ${bad.length} bad, in ${minutes(run.durationMs)} minutes with`,
     `${run.workers} hosts at a time; load average before it ${run.loadBefore.toFixed(1)}. ${machine(run.facts)}.`,
+    ...(run.note === undefined ? [] : [run.note]),
     "",
     "A time is that from the fault until containerd's client had its answer or its event; for `error` and `shim`, whose fault",
     `comes by itself, it includes the way to the step, up to a boot. Median ${median.toFixed(1)} s, longest`,

@@ -194,7 +194,7 @@ class Scenario {
     };
     const call = this.#host.run(this.id, ["sh", "-c", script], { input, onStdout, timeoutMs: CALL_LIMIT_MS });
     await this.#strike(call);
-    if (this.#fault === "error") await this.#until(() => this.#passed());
+    if (this.#fault === "error") await this.#until(() => this.#passed(), REACH_LIMIT_MS);
     else if (this.#fault !== "containerd") await this.#answer(call);
     await this.#afterRunning();
     if (this.#fault === "error") await this.#answer(call);
@@ -293,8 +293,8 @@ class Scenario {
     return result;
   }
 
-  async #until(condition: () => Promise<boolean>): Promise<void> {
-    const deadline = performance.now() + SHOWN_LIMIT_MS;
+  async #until(condition: () => Promise<boolean>, limitMs = SHOWN_LIMIT_MS): Promise<void> {
+    const deadline = performance.now() + limitMs;
     while (!(await condition())) {
       if (performance.now() > deadline) return;
       await sleep(50);
