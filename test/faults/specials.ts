@@ -353,9 +353,12 @@ function deleteKilled(point: FailPoint, action: "kill" | "error"): Special {
       const id = attempt.newId();
       await host.runDetached(id, SLEEP);
       host.arm({ [point]: action });
+      const logged = host.containerd.log().length;
+      const failed = () =>
+        host.containerd.log().slice(logged).includes("failed to clean up after shim disconnected");
       await host.kill("shim");
       await attempt.timed("the failure of delete", SHOWN_LIMIT_MS, async () => {
-        while (!/failed to clean up after shim disconnected/.test(host.containerd.log())) await sleep(50);
+        while (!failed()) await sleep(50);
       });
       host.arm();
       const listed = await host.collectGarbage(true);
