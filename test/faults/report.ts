@@ -91,8 +91,8 @@ function loadText(run: LoadRun): string[] {
 const text = [
   "# Reliability",
   "",
-  "What dies, when, and what is left. This file is written by `test/faults/report.ts` from complete runs; the figures are",
-  "those of one machine on one day.",
+  "What dies, when, and what is left. This file is written by `test/faults/report.ts` from what the two commands keep (`--json`);",
+  "the figures are those of one machine on one day.",
   "",
   "## Fault matrix",
   "",
