@@ -9,13 +9,16 @@
  * Containers that mount the same volume get one mount: two would be two sets of inodes for the guest (virtiofsd tells
  * mounts apart), with separate page caches and locks, and a unix socket bound through one could not be reached through
  * the other.
+ *
+ * The guest can write to all of the tree: rename directories, put links and files where ours are or will be. Nothing is
+ * made, mounted or removed here through a path on which it could have done so.
  */
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
 import { errnoOf, SandboxError } from "../../base/errors.ts";
 import { failPoint } from "../../base/failpoint.ts";
-import { removeTree } from "../../base/remove-tree.ts";
+import { removeGuestTree } from "../../base/remove-tree.ts";
 import { UndoStack } from "../../base/undo.ts";
 import type { BindPlan } from "../../oci/rewrite.ts";
 
@@ -38,6 +41,8 @@ export interface RootfsMount {
   readonly source: string;
   readonly options: readonly string[];
 }
+
+const { O_DIRECTORY, O_NOFOLLOW } = fs.constants;
 
 export const SENTINEL_NAME = ".sentinel/proof";
 const VOLUMES_NAME = ".volumes";
@@ -68,6 +73,8 @@ export class SharedTree {
   readonly #undo = new UndoStack();
   readonly #volumes = new Set<Volume>();
   #volumeCount = 0;
+  /** Descriptor of the volumes' directory, wherever the guest has moved it. */
+  #volumesFd: number | undefined;
 
   private constructor(dir: string, mounts: MountSyscalls, journal: MountJournal) {
     this.path = dir;
@@ -82,7 +89,7 @@ export class SharedTree {
     makeDir(dir, 0o755);
     await tree.#mount(tree.#undo, dir, dir, "none", ["bind"]);
     await mounts.mount("none", dir, "none", ["shared"]);
-    makeDir(path.join(dir, VOLUMES_NAME), 0o700);
+    tree.#openVolumes();
     undo.move();
     return tree;
   }
@@ -119,7 +126,7 @@ export class SharedTree {
     makeDir(dir, 0o700);
     undo.defer(`directory of ${id}`, () => {
       failPoint("release.container");
-      removeTree(dir);
+      removeGuestTree(dir);
     });
     failPoint("container.directory");
     const root = path.join(dir, "rootfs");
@@ -185,9 +192,10 @@ export class SharedTree {
     const { source, kind, readonly, recursive, destination } = request;
     await using undo = new UndoStack();
     const target = path.join(this.path, name);
-    if (kind === "dir") fs.mkdirSync(target);
-    else fs.writeFileSync(target, "");
-    undo.defer(`volume ${target}`, () => removeTree(target));
+    const entry = this.#volumeEntry(name);
+    // "wx" never opens what is there already, be it a link.
+    make(target, () => (kind === "dir" ? fs.mkdirSync(entry) : fs.writeFileSync(entry, "", { flag: "wx" })));
+    undo.defer(`volume ${target}`, () => removeGuestTree(this.#volumeEntry(name)));
     // Slave: what the host mounts below the source later is seen in the guest, and nothing goes back.
     const options = [recursive ? "rbind" : "bind", "rslave", ...(readonly ? [readonly] : [])];
     try {
@@ -196,6 +204,23 @@ export class SharedTree {
       throw new SandboxError("ERR_HOST", `cannot mount ${source} for ${destination}`, { cause: error });
     }
     return undo.move();
+  }
+
+  #openVolumes(): void {
+    const dir = path.join(this.path, VOLUMES_NAME);
+    makeDir(dir, 0o700);
+    this.#volumesFd = fs.openSync(dir, O_DIRECTORY | O_NOFOLLOW);
+    this.#undo.defer("descriptor of the volumes' directory", () => {
+      if (this.#volumesFd !== undefined) fs.closeSync(this.#volumesFd);
+      this.#volumesFd = undefined;
+    });
+  }
+
+  /** A path to the volume `name` that does not lead through the tree; also for other processes. */
+  #volumeEntry(name: string): string {
+    if (this.#volumesFd === undefined)
+      throw new SandboxError("ERR_STATE", `${this.path} is not shared any more`);
+    return `/proc/${process.pid}/fd/${this.#volumesFd}/${path.basename(name)}`;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -235,12 +260,14 @@ export class SharedTree {
   }
 }
 
+const makeDir = (dir: string, mode: number): void => make(dir, () => fs.mkdirSync(dir, { mode }));
+
 /** @throws ERR_HOST, or ERR_EXHAUSTED where the run directory is full; names the path. */
-function makeDir(dir: string, mode: number): void {
+function make(file: string, run: () => void): void {
   try {
-    fs.mkdirSync(dir, { mode });
+    run();
   } catch (error) {
     const code = errnoOf(error) === "ENOSPC" ? "ERR_EXHAUSTED" : "ERR_HOST";
-    throw new SandboxError(code, `cannot create ${dir}`, { cause: error });
+    throw new SandboxError(code, `cannot create ${file}`, { cause: error });
   }
 }
