@@ -65,6 +65,6 @@ export function recipeKey(variant: Variant): string {
   for (const path of files.map((entry) => join(entry.parentPath ?? entry.path, entry.name)).sort()) {
     hash.update(`${path.slice(dir.length)}\0`).update(readFileSync(path));
   }
-  hash.update(readFileSync(join(repositoryRoot, "scripts/lab/disk.ts")));
+  hash.update(readFileSync(join(repositoryRoot, "scripts/lab/make-disk.sh")));
   return hash.digest("hex");
 }

@@ -1,7 +1,9 @@
 /** A containerd of our own: private root, state, socket and configuration; its log is kept and shown on failure. */
+
 import { type ChildProcess, spawn } from "node:child_process";
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { built, repositoryRoot } from "./paths.ts";
 import { describeResult, type RunOptions, type RunResult, run } from "./run.ts";
 import { childrenOf, WORLD_VARIABLE, type World } from "./world.ts";
@@ -29,9 +31,12 @@ export interface CriConfiguration {
   readonly tables: string;
 }
 
+/** Stretches all deadlines of the shim (src/base/timeouts.ts). */
+const SCALE = "CAISSON_TIMEOUT_SCALE";
+
 const READY_LINE = "containerd successfully booted";
-const READY_LIMIT_MS = 20_000;
-const STOP_LIMIT_MS = 5_000;
+const READY_LIMIT_MS = scaledMs(20_000);
+const STOP_LIMIT_MS = scaledMs(5_000);
 
 export class Containerd implements AsyncDisposable {
   readonly world: World;
@@ -66,6 +71,7 @@ export class Containerd implements AsyncDisposable {
         "/bin",
       ].join(":"),
       [WORLD_VARIABLE]: world.name,
+      ...(process.env[SCALE] === undefined ? {} : { [SCALE]: process.env[SCALE] }),
       ...init.env,
     };
     writeFileSync(this.#config, configuration(world, this.address, init.cri));

@@ -14,10 +14,11 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { type ChannelCredentials, Client, credentials } from "@grpc/grpc-js";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { ImageService, RuntimeService } from "../../src/gen/runtime/v1/api_pb.ts";
 
 /** Milliseconds for one call; a pod's start under software emulation on a busy machine takes some seconds. */
-const CALL_LIMIT_MS = 90_000;
+const CALL_LIMIT_MS = scaledMs(90_000);
 
 type Calls<S extends DescService> = {
   [M in keyof S["method"] as S["method"][M] extends DescMethodUnary

@@ -1,9 +1,11 @@
 /** The core of what a pod must do, for each further version of containerd; the other suites run on the system's. */
+
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { enumToJson } from "@bufbuild/protobuf";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import {
   ContainerEventType,
   ContainerEventTypeSchema,
@@ -18,7 +20,7 @@ import { Channel, CriStream } from "./cri-stream.ts";
 import { assertNothingLeftAtTheEnd, type CriSuite, withCriHost } from "./cri-suite.ts";
 
 const MIB = 1 << 20;
-const EVENTS_LIMIT_MS = 15_000;
+const EVENTS_LIMIT_MS = scaledMs(15_000);
 
 /** Call once, at the top of a test file. `more` adds tests of this version alone. */
 export function coreSuite(

@@ -1,7 +1,9 @@
 /** Images of the pods that the suites run, built here: no registry is asked for anything. */
+
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import type { Containerd } from "./containerd.ts";
 import type { CriClient } from "./cri-client.ts";
 import { BUSYBOX_IMAGE, importBusybox } from "./images.ts";
@@ -17,7 +19,7 @@ export const TOOL_IMAGE = "docker.io/library/tool:caisson";
 /** The same with a user of its own and files that belong to it. */
 export const USER_IMAGE = "docker.io/library/user:caisson";
 
-const IMPORT_LIMIT_MS = 10_000;
+const IMPORT_LIMIT_MS = scaledMs(10_000);
 
 /** Builds and imports all of them; resolves when the CRI knows them. */
 export async function importPodImages(containerd: Containerd, cri: CriClient): Promise<void> {

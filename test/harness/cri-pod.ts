@@ -1,8 +1,10 @@
 /** A pod and its containers as a kubelet handles them. */
+
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import {
   type ContainerConfigSchema,
   ContainerState,
@@ -68,7 +70,7 @@ export interface LogLine {
   readonly content: string;
 }
 
-const EXIT_LIMIT_MS = 30_000;
+const EXIT_LIMIT_MS = scaledMs(30_000);
 /** Alone on a line, after a newline of its own: the end of a script's output. */
 const END = "--end-of-output--";
 const withoutEnd = (output: string) => output.slice(0, output.lastIndexOf(`\n${END}`));

@@ -3,9 +3,11 @@
  * Kubernetes' subprotocol v4.channel.k8s.io, in which the first byte of each message names the channel. In 1.6 to 2.1 of
  * containerd a client of it cannot close one channel only.
  */
+
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { built } from "./paths.ts";
 import type { World } from "./world.ts";
 
@@ -14,7 +16,7 @@ export const Channel = { stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4 } a
 
 const SUBPROTOCOL = "v4.channel.k8s.io";
 const OPCODE = { binary: 2, close: 8, ping: 9, pong: 10 } as const;
-const WAIT_LIMIT_MS = 20_000;
+const WAIT_LIMIT_MS = scaledMs(20_000);
 
 /** How a command ended, as Kubernetes' Status object on the error channel says it. */
 export interface StreamStatus {

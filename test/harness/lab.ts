@@ -53,6 +53,14 @@ export class LabHost implements AsyncDisposable {
     await runOk(putCommand(this.#machine.ssh, sources, destination), { timeoutMs: COMMAND_LIMIT_MS });
   }
 
+  /** Puts the content of a directory, links as they are, into one of the host, which is made. */
+  async putTree(directory: string, destination: string): Promise<void> {
+    const archive = join(this.#scratch, "tree.tar");
+    await runOk(["tar", "-C", directory, "-cf", archive, "."]);
+    await this.put([archive], "/root/");
+    await this.shOk(`mkdir -p ${destination}; tar -C ${destination} -xf /root/tree.tar; rm /root/tree.tar`);
+  }
+
   async get(source: string, destination: string): Promise<void> {
     await runOk(getCommand(this.#machine.ssh, source, destination), { timeoutMs: COMMAND_LIMIT_MS });
   }

@@ -2,9 +2,11 @@
  * The leak ledger: what a world holds before and after a test. Whatever is there afterwards and was not before was
  * leaked; teardown that goes on after the last answer gets a bounded time to finish.
  */
+
 import { readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { cgroupsOf, type World } from "./world.ts";
 
 /** Kind of thing → what there is of it. */
@@ -13,7 +15,7 @@ export type LedgerSnapshot = ReadonlyMap<string, ReadonlySet<string>>;
 /** Directories whose content counts, apart from the directories listed here themselves. */
 const RUN_DIRECTORIES = ["/run/caisson", "/run/containerd/s", "/run/containerd/fifo", "/run/netns"];
 /** How long things may take to go after the last call of a test has returned. */
-const SETTLE_LIMIT_MS = 5_000;
+const SETTLE_LIMIT_MS = scaledMs(5_000);
 
 /** What the world holds now. `extraDirectories`: further paths of the world whose content counts (bundles). */
 export function takeSnapshot(world: World, extraDirectories: readonly string[] = []): LedgerSnapshot {

@@ -1,9 +1,11 @@
 /** Runs a command to its end and keeps what it printed, bounded in time. */
+
 import { spawn } from "node:child_process";
 import { PassThrough, type Readable } from "node:stream";
+import { scaledMs } from "../../src/base/timeouts.ts";
 
 export interface RunOptions {
-  /** Milliseconds before the command's whole process group is killed; 60 s when absent. */
+  /** Milliseconds before the command's whole process group is killed; 60 s when absent; stretched as the shim's are. */
   readonly timeoutMs?: number;
   /** Fed to standard input, which is /dev/null otherwise. */
   readonly input?: Uint8Array | string | Readable;
@@ -38,10 +40,13 @@ export function run(argv: readonly string[], options: RunOptions = {}): Promise<
     const stdout: Buffer[] = [];
     const stderr: Buffer[] = [];
     let timedOut = false;
-    const timer = setTimeout(() => {
-      timedOut = true;
-      killGroup(child.pid);
-    }, options.timeoutMs ?? 60_000);
+    const timer = setTimeout(
+      () => {
+        timedOut = true;
+        killGroup(child.pid);
+      },
+      scaledMs(options.timeoutMs ?? 60_000),
+    );
     child.stdout?.on("data", (chunk: Buffer) => {
       if (options.onStdout === undefined) stdout.push(chunk);
       else options.onStdout(chunk);

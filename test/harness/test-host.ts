@@ -2,10 +2,12 @@
  * What an e2e test file needs: an isolated world, a containerd in it that finds our shim, an image, and tests that end
  * with an even leak ledger.
  */
+
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { type Containerd, type ContainerdVersion, startContainerd } from "./containerd.ts";
 import { BUSYBOX_IMAGE, importBusybox } from "./images.ts";
 import { assertEven, takeSnapshot } from "./leak-ledger.ts";
@@ -17,7 +19,7 @@ import { createWorld, removeCgroups, type World } from "./world.ts";
 export const CAISSON_RUNTIME = "io.containerd.caisson.v2";
 export const RUNC_RUNTIME = "io.containerd.runc.v2";
 
-const STOP_LIMIT_MS = 10_000;
+const STOP_LIMIT_MS = scaledMs(10_000);
 
 export interface RunFlags extends RunOptions {
   readonly id?: string;

@@ -7,11 +7,13 @@
  * machine itself, for the demo; there, what belongs to us is known by the world's name in command lines, environments
  * and paths.
  */
+
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { run } from "./run.ts";
 
 export interface WorldProcess {
@@ -39,7 +41,7 @@ export interface World extends AsyncDisposable {
 export const WORLD_VARIABLE = "CAISSON_WORLD";
 
 const PRIVATE_DIRECTORIES = ["/run/caisson", "/run/containerd", "/run/netns"];
-const READY_LIMIT_MS = 10_000;
+const READY_LIMIT_MS = scaledMs(10_000);
 
 const initScript = `
 for d in ${PRIVATE_DIRECTORIES.join(" ")}; do mkdir -p $d && mount -t tmpfs -o mode=0755 tmpfs $d || exit 1; done

@@ -34,7 +34,6 @@ chown -R root:root /root/.ssh /etc/hosts /etc/hostname
 chmod 700 /root/.ssh
 chmod 600 /root/.ssh/authorized_keys
 
-apt-get clean
 rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /finish.sh
 # Installing must not look for package lists that are not there.
 : >/etc/apt/sources.list
