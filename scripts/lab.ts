@@ -3,11 +3,13 @@
  * docs/lab.md tells how it is used.
  */
 import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { closeFd, lockFile } from "../src/native/index.ts";
 import { buildDisk } from "./lab/disk.ts";
 import { LabMachine, provideSnapshot } from "./lab/machine.ts";
-import { placesOf, repositoryRoot } from "./lab/places.ts";
+import { labRoot, placesOf, repositoryRoot } from "./lab/places.ts";
 import { getCommand, putCommand, sshCommand } from "./lab/ssh.ts";
 import { say } from "./lab/steps.ts";
 import { variantOf } from "./lab/variant.ts";
@@ -24,6 +26,9 @@ const USAGE = `Usage: npm run lab -- [--host NAME] COMMAND
   test [FILE...]     build our package and run the lab's tests
 --host debian13 (the default) or debian12`;
 
+/** As long as another one may take to build everything. */
+const LOCK_LIMIT_MS = 3_600_000;
+
 function run(argv: readonly string[]): number {
   const [file = "", ...args] = argv;
   const { status, error } = spawnSync(file, args, { stdio: "inherit" });
@@ -31,10 +36,16 @@ function run(argv: readonly string[]): number {
   return status ?? 1;
 }
 
-/** Everything a start needs. */
-async function prepare(variant: string): Promise<void> {
-  await buildDisk(variantOf(variant));
-  await provideSnapshot(variant);
+/** Everything a start needs. One at a time in this checkout: another one waits. */
+async function prepare(variant: string, withSnapshot = true): Promise<void> {
+  mkdirSync(labRoot, { recursive: true });
+  const lock = await lockFile(join(labRoot, "lock"), AbortSignal.timeout(LOCK_LIMIT_MS));
+  try {
+    await buildDisk(variantOf(variant));
+    if (withSnapshot) await provideSnapshot(variant);
+  } finally {
+    closeFd(lock);
+  }
 }
 
 async function main(): Promise<number> {
@@ -62,7 +73,7 @@ async function main(): Promise<number> {
   };
   switch (command) {
     case "build":
-      await buildDisk(variantOf(variant));
+      await prepare(variant, false);
       return 0;
     case "snapshot":
       await prepare(variant);
@@ -74,8 +85,7 @@ async function main(): Promise<number> {
         say("a host runs already");
         return 0;
       }
-      if (values.fresh) await buildDisk(variantOf(variant));
-      else await prepare(variant);
+      await prepare(variant, !values.fresh);
       await LabMachine.start({ variant, dir, detached: true, fresh: values.fresh });
       return 0;
     }

@@ -1,5 +1,5 @@
 /** One running host of the lab: started from its disk or from a saved state, entered, saved, ended. */
-import { execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   closeSync,
@@ -241,10 +241,23 @@ function spawnQemu(qemu: Qemu, args: readonly string[], log: string, detached: b
     const child = spawn(qemu.system, args, { stdio: ["ignore", fd, fd], detached });
     child.on("error", () => undefined); // the pid is then undefined
     if (child.pid === undefined) throw new Error(`${qemu.system} cannot be started`);
-    child.unref();
+    if (detached) child.unref();
+    else endWithUs(child);
     return child.pid;
   } finally {
     closeSync(fd);
+  }
+}
+
+/** Kills `child` when this process is told to end. */
+function endWithUs(child: ChildProcess): void {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    const end = () => {
+      child.kill("SIGKILL");
+      process.kill(process.pid, signal);
+    };
+    process.once(signal, end);
+    child.once("exit", () => process.off(signal, end));
   }
 }
 
