@@ -156,6 +156,12 @@ export class LabMachine {
   }
 
   async #resume(): Promise<void> {
+    const qmp = await this.#qmp();
+    const resumed = qmp.waitFor("RESUME", () => true, AbortSignal.timeout(SAVE_LIMIT_MS));
+    resumed.catch(() => undefined); // when it runs already, nobody waits
+    const { running } = await qmp.execute("query-status");
+    if (!running) await this.#orGone(resumed);
+    qmp.close();
     // The host's clock stood still while it was saved.
     await this.#run(["date", "-s", `@${(Date.now() / 1000).toFixed(3)}`]);
   }

@@ -26,7 +26,7 @@ function host(): LabHost {
 /** What of a pod must not change while something is done to the host: its processes and the guest's boot. */
 async function podIdentity(id: string): Promise<string> {
   const exec = `ctr task exec --exec-id e$$ ${id} cat /proc/sys/kernel/random/boot_id`;
-  return await host().shOk(`pgrep -f 'caisson-shim|qemu-system|virtiofsd' | sort -n; ${exec}`);
+  return await host().shOk(`pgrep -x 'caisson-shim|qemu-system-x86|virtiofsd' | sort -n; ${exec}`);
 }
 
 test("apt install and nothing else: ctr run works", async () => {
@@ -43,7 +43,7 @@ test("apt install and nothing else: ctr run works", async () => {
   );
   assert.equal(result.code, 7, describeResult(result));
   assert.notEqual(result.stdout, await host().shOk("cat /proc/sys/kernel/random/boot_id"));
-  assert.equal(await host().shOk("ls /run/caisson; pgrep -f 'qemu-system|virtiofsd' || true"), "");
+  assert.equal(await host().shOk("ls /run/caisson; pgrep -x 'qemu-system-x86|virtiofsd' || true"), "");
 });
 
 test("shim check finds nothing wrong, and the accelerator, vsock and network of the kernel", async () => {
@@ -74,7 +74,7 @@ test("a new kernel: the unit makes its image and switches the links, running pod
   const before = (await host().shOk("uname -r")).trim();
   // The host itself is not booted with it, so it needs no initial RAM disk, which takes minutes here.
   await host().shOk("echo update_initramfs=no > /etc/initramfs-tools/update-initramfs.conf");
-  await host().shOk("DEBIAN_FRONTEND=noninteractive dpkg -i /var/lib/lab/kernel/*.deb");
+  await host().shOk("DEBIAN_FRONTEND=noninteractive apt-get install -q -y /var/lib/lab/kernel/*.deb");
   const releases = (await host().shOk("ls /lib/modules")).trim().split("\n");
   const next = releases.find((release) => release !== before);
   assert.ok(next !== undefined, releases.join(" "));
