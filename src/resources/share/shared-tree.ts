@@ -210,7 +210,7 @@ export class SharedTree {
     const dir = path.join(this.path, VOLUMES_NAME);
     makeDir(dir, 0o700);
     this.#volumesFd = fs.openSync(dir, O_DIRECTORY | O_NOFOLLOW);
-    this.#undo.defer("descriptor of the volumes' directory", () => {
+    this.#undo.defer("tree descriptor", () => {
       if (this.#volumesFd !== undefined) fs.closeSync(this.#volumesFd);
       this.#volumesFd = undefined;
     });

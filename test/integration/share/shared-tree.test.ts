@@ -5,7 +5,8 @@ import os from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import { Worker } from "node:worker_threads";
-import { removeGuestTree } from "../../../src/base/remove-tree.ts";
+import { mountsBelow, removeGuestTree } from "../../../src/base/remove-tree.ts";
+import { observeAcquires } from "../../../src/base/undo.ts";
 import { createMounter, detachMount, mount } from "../../../src/native/index.ts";
 import { Journal } from "../../../src/persist/journal.ts";
 import { sandboxPaths } from "../../../src/persist/run-dir.ts";
@@ -31,6 +32,14 @@ async function makeTree(name: string) {
   return { journal, tree: await SharedTree.create(shared, createMounter({ beneath: dir }), journal) };
 }
 
+function targetOf(fd: string): string {
+  try {
+    return fs.readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return ""; // that of the listing itself
+  }
+}
+
 /** A directory of the host that no sandbox has to do with. */
 function hostDir(name: string, ...files: string[]): string {
   const dir = path.join(scratch, name);
@@ -47,6 +56,23 @@ const request = (source: string, kind: "dir" | "file"): ShareRequest => ({
   readonly: undefined,
   recursive: false,
   destination: "/volume",
+});
+
+test("a tree whose making fails at the last step leaves neither a mount nor a descriptor", async () => {
+  const descriptors = () => fs.readdirSync("/proc/self/fd").map(targetOf);
+  const inTree = () => descriptors().filter((file) => file.startsWith(path.join(scratch, "failing/shared")));
+  observeAcquires((name) => {
+    if (name !== "tree descriptor") return;
+    assert.equal(inTree().length, 1);
+    throw new Error("struck");
+  });
+  try {
+    await assert.rejects(makeTree("failing"), /struck/);
+  } finally {
+    observeAcquires(undefined);
+  }
+  assert.deepEqual(inTree(), []);
+  assert.deepEqual(mountsBelow(path.join(scratch, "failing")), []);
 });
 
 test("a volume is not made through a link that the guest has put in its place", async () => {
