@@ -101,3 +101,11 @@ test("the copyright file names every package that is bundled", () => {
     assert.ok(text.includes(`npm package ${directory.replace(/^.*node_modules\//, "")} `), directory);
   }
 });
+
+test("the maintainer script takes the interpreter from a program that names one", () => {
+  const script = readFileSync(join(dir, "deb/DEBIAN/postinst"), "utf8");
+  const [, program] = /node=\$\(sed .* \$LIBRARY\/(\S+)\)/.exec(script) ?? [];
+  assert.ok(program !== undefined, script);
+  const [line] = readFileSync(join(dir, "deb/usr/lib/caisson", program), "latin1").split("\n", 1);
+  assert.equal(line, "#!/usr/bin/node");
+});
