@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { FailPoint } from "../../src/base/failpoint.ts";
 import { built } from "../harness/paths.ts";
 import { describeResult, type RunResult } from "../harness/run.ts";
+import { removeCgroups } from "../harness/world.ts";
 import { type FaultHost, killQuietly } from "./fault-host.ts";
 import { type Outcome, REACH_LIMIT_MS, SHOWN_LIMIT_MS } from "./scenario.ts";
 import { recoverySteps } from "./steps.ts";
@@ -407,12 +408,13 @@ const hostReboot: Special = {
     const id = attempt.newId();
     await host.runDetached(id, SLEEP);
     await host.containerd.stop("SIGKILL");
-    // What a reboot takes: every process, every mount, and what is below /run.
+    // What a reboot takes: every process, every mount, the cgroups, and what is below /run.
     for (const { pid } of host.world.processes()) killQuietly(pid);
     await sleep(300);
     const script =
       "grep ' /run/caisson/' /proc/self/mountinfo | cut -d' ' -f5 | tac | xargs -r -n1 umount -l; rm -rf /run/caisson/* /run/containerd/s/*; ip netns exec pod tc qdisc del dev eth0 ingress 2>/dev/null; true";
     await host.inWorld(script);
+    removeCgroups(host.world.name);
     await host.containerd.start();
     await host.events.follow();
     const status = await host.status(id);
