@@ -81,6 +81,7 @@ export class Sandbox {
   #volumes: PodVolumes | undefined;
   readonly #disks: PodDisks;
   readonly #size: PodSize;
+  #starting: Promise<void> | undefined;
   #ready: Promise<Machine> | undefined;
   #machine: Machine | undefined;
   #loss: SandboxError | undefined;
@@ -133,14 +134,21 @@ export class Sandbox {
 
   /**
    * Makes the sandbox's place on the host and starts the machine, without waiting for it: containers may be created
-   * at once and wait themselves. Valid in `created`. @throws when the place cannot be made; nothing is left then.
+   * at once and wait themselves. Valid in `created`. @throws when the place cannot be made, nothing is left then; and
+   * ERR_CANCELED when it is stopped meanwhile.
    */
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    this.#starting = this.#start();
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
     this.#step("boot");
     try {
       this.#workspace = await traced("workspace make", () =>
         Workspace.create(this.#deps.mounts, this.#init.workspace),
       );
+      this.#aborter.signal.throwIfAborted();
     } catch (error) {
       this.#step("fail");
       throw error;
@@ -366,6 +374,8 @@ export class Sandbox {
     if (nextSandboxState(this.#state, "stop") !== undefined) this.#step("stop");
     const exit = { status: KILLED, exitedAt: new Date() };
     this.#aborter.abort(new SandboxError("ERR_CANCELED", "the sandbox is being stopped"));
+    // A place that is still being made is there afterwards.
+    await this.#starting?.catch(() => undefined);
     if (wasBooting) await this.#ready?.catch(() => undefined);
     await this.#teardown("machine", () => this.#endMachine());
     await this.#teardown("containers being created", () => this.#settled([...this.#creating.values()]));
@@ -405,6 +415,7 @@ export class Sandbox {
   }
 
   #place(): Workspace {
+    if (this.#aborter.signal.aborted) throw new SandboxError("ERR_STATE", "the sandbox is being stopped");
     if (this.#workspace === undefined) throw new SandboxError("ERR_STATE", `the sandbox is ${this.#state}`);
     return this.#workspace;
   }

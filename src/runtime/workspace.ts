@@ -98,7 +98,8 @@ function stillThere(record: JournalRecord): boolean {
   if (record.kind === "process") {
     return record.pid !== process.pid && isSameProcess(record.pid, record.startTime);
   }
-  return record.kind === "mount" || record.kind === "net" || record.kind === "cgroup";
+  // Not a mount: the kernel itself says what is mounted, when the directory goes.
+  return record.kind === "net" || record.kind === "cgroup";
 }
 
 function nameOf(record: JournalRecord): string {

@@ -76,6 +76,7 @@ export class Tasks {
   #rootId: string | undefined;
   #lastPid = 0;
   #stopped: Promise<void> | undefined;
+  #discarding: Promise<unknown> = Promise.resolve();
   /** The sandbox was made by the Sandbox API: it stays without containers, and takes all that come. */
   #held = false;
   #attachment: Promise<AsyncReleasable> | undefined;
@@ -171,7 +172,8 @@ export class Tasks {
       .sandbox.deleteProcess(id, execId)
       .catch((error: unknown) => {
         // The machine goes with its first container, whether or not the guest could clear up before.
-        if (!isRoot || process.exit === undefined) throw error;
+        // Not while another Delete is at it, though: that one's output would be cut.
+        if (!isRoot || process.exit === undefined || process.state !== "exited") throw error;
         this.#deps.log.warn({ err: describeError(error) }, `container ${id} is removed with its machine`);
         return process.exit;
       });
@@ -260,6 +262,7 @@ export class Tasks {
     this.#rootId = id;
     try {
       const prepared = await this.#deps.openSandbox(request, this.#observer(request));
+      if (this.#stopped !== undefined) throw new SandboxError("ERR_CANCELED", "the shim is being ended");
       if (first !== undefined) prepared.plan(first);
       this.#prepared = prepared;
       await prepared.sandbox.start();
@@ -270,7 +273,16 @@ export class Tasks {
     }
   }
 
+  /** Resolves when nothing is being ended any more: also what an earlier call has begun with. */
   async #discard(): Promise<void> {
+    const ending = this.#end();
+    const earlier = this.#discarding;
+    this.#discarding = Promise.allSettled([earlier, ending]);
+    await earlier;
+    await ending;
+  }
+
+  async #end(): Promise<void> {
     const prepared = this.#prepared;
     this.#prepared = undefined;
     this.#rootId = undefined;
