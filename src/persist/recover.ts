@@ -47,13 +47,17 @@ export async function removeSandbox(dir: string, deps: RecoverDeps): Promise<str
   });
   failures.push(...(await undoRecords(dir, records, deps)));
   failPoint("recover.undone");
-  // What is mounted without a record: nothing is, unless the journal was lost.
-  await attempt("mounts", async () => {
-    for (const point of mountsBelow(dir).reverse()) await deps.unmount(point);
-  });
   await attempt("run directory", () => removeTree(dir));
   for (const failure of failures) deps.log.error({ path: dir }, `left behind: ${failure}`);
   return failures;
+}
+
+/**
+ * Unmounts what the kernel says is mounted in the sandbox's directory, recorded or not. The paths of the records would
+ * not do: the guest could have put a link on the way.
+ */
+async function unmountBelow(dir: string, deps: RecoverDeps): Promise<void> {
+  for (const point of mountsBelow(dir).reverse()) await deps.unmount(point);
 }
 
 /** @returns sentences about what could not be undone. */
@@ -65,6 +69,7 @@ async function undoRecords(
   const failures = await killProcesses(records, deps);
   failPoint("recover.killed");
   failures.push(...(await removeCgroups(records)));
+  await unmountBelow(dir, deps).catch((error: unknown) => failures.push(`mounts: ${describeError(error)}`));
   for (const record of [...records].reverse()) {
     try {
       await undoRecord(dir, record, deps);
@@ -112,9 +117,8 @@ async function undoRecord(dir: string, record: JournalRecord, deps: RecoverDeps)
     case "process":
     case "facts":
     case "cgroup":
-      return;
     case "mount":
-      return deps.unmount(inside(dir, record.path));
+      return;
     case "file":
       return fs.rmSync(inside(dir, record.path), { force: true });
     case "net":

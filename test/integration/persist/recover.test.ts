@@ -98,6 +98,22 @@ test("removeSandbox() unmounts before it removes: what was bound in survives", a
   assert.deepEqual(await removeSandbox(dir, deps), []);
 });
 
+test("removeSandbox() unmounts nothing of the host where the guest has put a link on the way", async () => {
+  const user = userData("user-linked");
+  const other = path.join(scratch, "other-pod");
+  await bind(user.dir, path.join(other, "rootfs"));
+  const dir = path.join(scratch, "run", "redirected");
+  const root = path.join(dir, "shared/c/rootfs");
+  sandbox("redirected", [{ kind: "mount", path: root }]);
+  await bind(user.dir, root);
+  fs.renameSync(path.join(dir, "shared/c"), path.join(dir, "shared/moved"));
+  fs.symlinkSync(other, path.join(dir, "shared/c"));
+  assert.deepEqual(await removeSandbox(dir, deps), []);
+  assert.deepEqual(mountsBelow(other), [path.join(other, "rootfs")]);
+  user.assertKept();
+  assert.equal(fs.existsSync(dir), false);
+});
+
 test("removeSandbox() kills the journal's processes, and no other that has the pid now", async () => {
   const ours = startSleep();
   const other = startSleep();
