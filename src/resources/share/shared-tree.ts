@@ -218,9 +218,12 @@ export class SharedTree {
 
   /** A path to the volume `name` that does not lead through the tree; also for other processes. */
   #volumeEntry(name: string): string {
-    if (this.#volumesFd === undefined)
-      throw new SandboxError("ERR_STATE", `${this.path} is not shared any more`);
+    if (this.#volumesFd === undefined) throw this.#gone();
     return `/proc/${process.pid}/fd/${this.#volumesFd}/${path.basename(name)}`;
+  }
+
+  #gone(): SandboxError {
+    return new SandboxError("ERR_STATE", `${this.path} is not shared any more`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -250,6 +253,8 @@ export class SharedTree {
     fstype: string,
     options: readonly string[],
   ): Promise<void> {
+    // What lies at the path then is not ours to mount on: it is about to be removed.
+    if (this.#undo.disposed) throw this.#gone();
     const record = this.#journal.add({ kind: "mount", path: target });
     undo.defer(`mount ${target}`, async () => {
       await this.#mounts.detach(target);

@@ -116,6 +116,16 @@ test("what a container leaves is removed, with everything that the guest has put
   assert.deepEqual(journal.open, []);
 });
 
+test("nothing is mounted in a tree that is not shared any more", async () => {
+  const { tree, journal } = await makeTree("late");
+  const root = hostDir("late-root", "file");
+  await tree[Symbol.asyncDispose]();
+  await assert.rejects(tree.addContainer("c", [{ type: "bind", source: root, options: ["rbind"] }]));
+  await assert.rejects(tree.share(request(root, "dir"), async () => undefined));
+  assert.deepEqual(mountsBelow(path.join(scratch, "late")), []);
+  assert.deepEqual(journal.open, []);
+});
+
 test("removeGuestTree() stays in the tree when a directory becomes a link while it is removed", async () => {
   const names = Array.from({ length: 4000 }, (_, index) => `entry${index}`);
   const tree = path.join(scratch, "racing");
