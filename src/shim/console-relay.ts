@@ -54,10 +54,13 @@ export class ConsoleRelay {
     try {
       const guest = await this.#deps.dial(this.#closing.signal);
       this.#open.add(guest);
-      await new Relay(client, guest, this.#deps, (change) => {
-        this.#sessions += change;
-      }).run();
-      this.#open.delete(guest);
+      try {
+        await new Relay(client, guest, this.#deps, (change) => {
+          this.#sessions += change;
+        }).run();
+      } finally {
+        this.#open.delete(guest);
+      }
     } catch (error) {
       const reason = encodeReason(`ERR_UNAVAILABLE: the guest cannot be reached: ${describeError(error)}`);
       await client.write(encodeFrame(FrameType.Reset, reason)).catch(() => undefined);

@@ -94,7 +94,13 @@ function watchReads(fd: number, read: () => void): () => void {
 /** Opens `path` for input. @throws ERR_INVALID_ARGUMENT naming the path. */
 export function openFifoSource(path: string): InputSource {
   const readFd = openFifo(path, O_RDONLY);
-  let writeFd: number | undefined = openFifo(path, O_WRONLY);
+  let writeFd: number | undefined;
+  try {
+    writeFd = openFifo(path, O_WRONLY);
+  } catch (error) {
+    fs.closeSync(readFd);
+    throw error;
+  }
   const socket = new Socket({ fd: readFd, readable: true, writable: false });
   const dropWriter = () => {
     if (writeFd !== undefined) fs.closeSync(writeFd);

@@ -119,3 +119,20 @@ test("a path that is not a FIFO is refused by name", () => {
   assert.throws(() => openFifoSink("/etc/hostname"), /stdio path \/etc\/hostname is not a named pipe/);
   assert.throws(() => openFifoSource("/no/such/pipe"), /cannot open the stdio pipe \/no\/such\/pipe/);
 });
+
+test("a FIFO source whose second descriptor cannot be had leaves none open", (t) => {
+  const file = makeFifo(t);
+  const held = () =>
+    fs.readdirSync("/proc/self/fd").filter((fd) => {
+      const stat = fs.statSync(`/proc/self/fd/${fd}`, { throwIfNoEntry: false });
+      return stat?.ino === fs.statSync(file).ino && stat.isFIFO();
+    });
+  const open = fs.openSync;
+  t.mock.method(fs, "openSync", (name: string, flags: number) => {
+    if ((flags & 3) === fs.constants.O_WRONLY) throw Object.assign(new Error("EMFILE"), { code: "EMFILE" });
+    return open(name, flags);
+  });
+  assert.throws(() => openFifoSource(file), { code: "ERR_INVALID_ARGUMENT" });
+  t.mock.restoreAll();
+  assert.deepEqual(held(), []);
+});
