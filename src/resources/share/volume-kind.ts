@@ -9,6 +9,11 @@ const HUGETLBFS_MAGIC = 0x958458f6;
 
 /** An emptyDir, and a directory of some volume for one container (pkg/volume/emptydir, pkg/volume/util/subpath). */
 const EMPTY_DIR = /\/kubernetes\.io~empty-dir\/[^/]+$/;
+/**
+ * What the kubelet writes atomically (pkg/volume/{configmap,secret,projected,downwardapi}). Elsewhere such a link is the
+ * data of whoever writes there, and what they write must not stay in a copy.
+ */
+const ATOMIC = /\/kubernetes\.io~(?:configmap|secret|projected|downward-api)\/[^/]+$/;
 const SUB_PATH = /\/volume-subpaths\/[^/]+\/[^/]+\/\d+$/;
 
 /** The part of a line of /proc/self/mountinfo (proc(5)) that matters here. */
@@ -20,7 +25,7 @@ interface MountLine {
 
 /** @param source an absolute path of the host. */
 export function volumeKind(source: string): VolumeKind {
-  if (atomicVersion(source) !== undefined) return { kind: "atomic" };
+  if (ATOMIC.test(source) && atomicVersion(source) !== undefined) return { kind: "atomic" };
   const isEmptyDir = EMPTY_DIR.test(source);
   if (!isEmptyDir && !SUB_PATH.test(source)) return { kind: "plain" };
   const { type } = fs.statfsSync(source);
