@@ -3,7 +3,7 @@
  *
  *   <dir>/v        vhost-user: QEMU connects to it
  *   <dir>/u        we connect, send "CONNECT <port>\n" and read "OK <n>\n"; closed without a word: refused
- *   <dir>/u_1024   we listen; the guest's connections to host port 1024 arrive here
+ *   <dir>/u_N      we listen; the guest's connections to host port N (HELLO_PORT) arrive here
  *
  * The names are short because a unix socket's path has 108 bytes (sun_path, unix(7)).
  */
@@ -18,17 +18,19 @@ import { UndoStack } from "../base/undo.ts";
 import { toByteStream } from "./byte-stream.ts";
 import { dialHybrid } from "./hybrid-dial.ts";
 import { UnixAcceptor } from "./unix-acceptor.ts";
-import {
-  type BackendProcess,
-  HELLO_PORT,
-  type VsockTransport,
-  type VsockTransportInit,
-} from "./vsock-transport.ts";
+import type { BackendProcess, VsockTransport, VsockTransportInit } from "./vsock-transport.ts";
 
 const NAME = "vhost-device-vsock";
 
 /** Any CID does: each process of the backend has a space of its own. */
 const GUEST_CID = 3;
+
+/**
+ * Where the guest dials for its hello. The program numbers our connections from 0 on, and refuses all further ones, for
+ * ever, once it comes to a port of its own that the guest is connected to (0.3.0, allocate_local_port): with 1024, a
+ * sandbox would be out of reach after 1023 streams. This is the last port there is (VMADDR_PORT_ANY less one).
+ */
+export const HELLO_PORT = 0xfffffffe;
 
 /** sun_path with its final NUL. */
 const SUN_PATH_BYTES = 108;
@@ -102,7 +104,7 @@ function watchFor(file: string): { readonly seen: Promise<void>; readonly stop: 
 
 class HybridTransport implements VsockTransport {
   readonly device: { readonly kind: "vhost-user-vsock"; readonly socketPath: string };
-  readonly kernelParams: readonly string[] = [];
+  readonly kernelParams = [`caisson.port=${HELLO_PORT}`];
   readonly #dialSocket: string;
   readonly #acceptor: UnixAcceptor;
   readonly #undo: UndoStack;

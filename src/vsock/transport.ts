@@ -7,12 +7,11 @@ import { openHybridTransport } from "./hybrid-transport.ts";
 import { openVhostTransport, VHOST_VSOCK_DEVICE } from "./vhost-transport.ts";
 import type { VsockTransport, VsockTransportInit } from "./vsock-transport.ts";
 
-export {
-  type BackendProcess,
-  HELLO_PORT,
-  type VsockDevice,
-  type VsockTransport,
-  type VsockTransportInit,
+export type {
+  BackendProcess,
+  VsockDevice,
+  VsockTransport,
+  VsockTransportInit,
 } from "./vsock-transport.ts";
 
 /**

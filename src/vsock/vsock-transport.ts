@@ -2,9 +2,6 @@
 import type { ByteStream } from "../base/byte-stream.ts";
 import type { AsyncReleasable } from "../base/undo.ts";
 
-/** Where the guest dials for its hello unless the kernel command line says otherwise (docs/protocol.md). */
-export const HELLO_PORT = 1024;
-
 /** A way to one guest. Disposing it closes listeners and the device and ends the backend, not open connections. */
 export interface VsockTransport extends AsyncReleasable {
   /** What QEMU needs. */
@@ -36,7 +33,7 @@ export interface BackendProcess extends AsyncReleasable {
 export interface VsockTransportInit {
   /** "auto" takes the kernel's where /dev/vhost-vsock can be opened. */
   readonly backend: "auto" | "vhost" | "vhost-user";
-  /** Directory (0700) for the sockets of the backend: `v`, `u` and `u_1024`. At most 100 bytes long. */
+  /** Directory (0700) for the sockets of the backend: `v`, `u` and `u_4294967294`. At most 90 bytes long. */
   readonly dir: string;
   /** The vhost-device-vsock program; asked only when it is needed. */
   readonly daemonPath: () => string;

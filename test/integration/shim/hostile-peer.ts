@@ -21,6 +21,7 @@ import {
   TtrpcClient,
 } from "../../../src/ttrpc/index.ts";
 import { byteStreamFromSocket } from "../../../src/ttrpc/node-stream.ts";
+import { HELLO_PORT } from "../../../src/vsock/hybrid-transport.ts";
 import { built } from "../../harness/paths.ts";
 import type { World } from "../../harness/world.ts";
 
@@ -94,7 +95,7 @@ exec "${built.vsockBackend}" "$1" "$2" "$3" "$4" "$5" "${at("h")}"
   /** A connection to the shim's hello listener, which is the first thing a guest makes. */
   async dialHost(): Promise<net.Socket> {
     const directory = await this.#directory;
-    const path = join(this.#world.outside(directory), `u_${AGENT_PORT}`);
+    const path = join(this.#world.outside(directory), `u_${HELLO_PORT}`);
     return await new Promise((resolve, reject) => {
       const socket = net.connect({ path, allowHalfOpen: true });
       this.#keep(socket);

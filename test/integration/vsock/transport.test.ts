@@ -63,14 +63,14 @@ test("the real backend is ready when the transport opens, and gone with its sock
   const pids: number[] = [];
   const transport = await openVsockTransport(init(daemon, pids), signal());
   assert.deepEqual(transport.device, { kind: "vhost-user-vsock", socketPath: path.join(dir, "v") });
-  assert.deepEqual(transport.kernelParams, []);
+  assert.deepEqual(transport.kernelParams, ["caisson.port=4294967294"]);
   assert.equal(isListening(path.join(dir, "v")), true);
-  assert.equal(isListening(path.join(dir, "u_1024")), true);
-  assert.equal(fs.statSync(path.join(dir, "u_1024")).mode & 0o777, 0o600);
+  assert.equal(isListening(path.join(dir, "u_4294967294")), true);
+  assert.equal(fs.statSync(path.join(dir, "u_4294967294")).mode & 0o777, 0o600);
   transport.deviceInherited();
 
   // The backend brings the guest's connection to the hello port as a plain connection to this name.
-  const guest = net.connect(path.join(dir, "u_1024"));
+  const guest = net.connect(path.join(dir, "u_4294967294"));
   guest.write("hello");
   const accepted = await transport.accept(signal());
   const first = await accepted.readable[Symbol.asyncIterator]().next();
@@ -84,7 +84,7 @@ test("the real backend is ready when the transport opens, and gone with its sock
   const [pid] = pids;
   assert.ok(pid !== undefined);
   assert.throws(() => process.kill(pid, 0), { code: "ESRCH" });
-  assert.equal(fs.existsSync(path.join(dir, "u_1024")), false);
+  assert.equal(fs.existsSync(path.join(dir, "u_4294967294")), false);
   await assert.rejects(transport.accept(signal()), failsWith("ERR_CANCELED"));
   await assert.rejects(transport.dial(1024, signal()), failsWith("ERR_UNAVAILABLE"));
   await new Promise((resolve) => setImmediate(resolve));
@@ -107,7 +107,7 @@ test("a backend that ends before it is ready fails the opening at once, with wha
     return true;
   });
   assert.ok(performance.now() - started < 4000);
-  assert.equal(fs.existsSync(path.join(dir, "u_1024")), false);
+  assert.equal(fs.existsSync(path.join(dir, "u_4294967294")), false);
 });
 
 test("a backend that never gets ready is ended with the caller's signal", async () => {
@@ -119,7 +119,7 @@ test("a backend that never gets ready is ended with the caller's signal", async 
   const [pid] = pids;
   assert.ok(pid !== undefined);
   assert.throws(() => process.kill(pid, 0), { code: "ESRCH" });
-  assert.equal(fs.existsSync(path.join(dir, "u_1024")), false);
+  assert.equal(fs.existsSync(path.join(dir, "u_4294967294")), false);
 });
 
 test("a missing program and a directory too long for a socket are told by name", async () => {
