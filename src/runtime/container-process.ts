@@ -188,9 +188,11 @@ export class ContainerProcess {
     if (this.#state === "created") this.settle(this.execId === "" ? killedNow() : neverRan);
     this.#step("delete");
     try {
-      if ((await traced("stdio drain", async () => this.#io?.drain())) === false) {
+      const drained = await traced("stdio drain", async () => this.#io?.drain());
+      if (drained === "unread")
         this.#log.warn({}, `output of ${this.#name()} was not read in time and is cut`);
-      }
+      if (drained === "unsent")
+        this.#log.warn({}, `the guest did not send all output of ${this.#name()} in time: it is cut`);
       this.#io?.close();
       await this.#io?.released();
       failPoint("delete.drained");

@@ -24,13 +24,20 @@ export type DialStream = (name: StreamName) => Promise<GuestStream>;
 /** How often a broken output stream is dialled again before its output is given up. */
 const REDIALS = 3;
 
+/** What became of a process's output: `unread` by the host's reader, `unsent` by the guest, in time. */
+export type Drained = "delivered" | "unread" | "unsent";
+
 export class ProcessIo {
   readonly #host: HostStdio;
   readonly #log: Log;
   readonly #streams = new Set<GuestStream>();
   readonly #failed = new Set<OutputSink>();
+  /** Output streams that have not come to their end. */
+  readonly #receiving = new Set<GuestStream>();
   #outputs: Promise<unknown> = Promise.resolve();
   #progress = 0;
+  /** Writes that a sink has not taken yet. */
+  #writing = 0;
   #closed = false;
 
   constructor(host: HostStdio, log: Log) {
@@ -70,24 +77,31 @@ export class ProcessIo {
 
   /**
    * Waits until all output was delivered, or until nothing moved for as long as the sinks have patience, or for as long
-   * as a guest may go on sending.
-   * @returns whether all was delivered.
+   * as a guest may go on sending. Halfway, a stream that stands still with nothing to deliver is dialled again: what the
+   * guest has not sent it then sends on the new one.
    */
-  async drain(): Promise<boolean> {
+  async drain(): Promise<Drained> {
     const sinks = [this.#host.stdout, this.#host.stderr];
     const patienceMs = Math.max(0, ...sinks.map((sink) => sink?.patienceMs ?? 0));
     let timer: ReturnType<typeof setInterval> | undefined;
     let limit: ReturnType<typeof setTimeout> | undefined;
-    const stalled = new Promise<false>((resolve) => {
+    const stalled = new Promise<Drained>((resolve) => {
+      const giveUp = () => resolve(this.#awaitsGuest ? "unsent" : "unread");
       let seen = this.#progress;
+      let idle = false;
       timer = setInterval(() => {
-        if (this.#progress === seen) resolve(false);
+        if (this.#progress !== seen) idle = false;
+        else if (idle) giveUp();
+        else {
+          idle = true;
+          if (this.#awaitsGuest) this.#redial();
+        }
         seen = this.#progress;
-      }, patienceMs);
-      limit = setTimeout(() => resolve(false), Math.max(patienceMs, timeoutMs("stdioDrainAll")));
+      }, patienceMs / 2);
+      limit = setTimeout(giveUp, Math.max(patienceMs, timeoutMs("stdioDrainAll")));
     });
     try {
-      return await Promise.race([this.#outputs.then(() => true as const), stalled]);
+      return await Promise.race([this.#outputs.then((): Drained => "delivered"), stalled]);
     } finally {
       clearInterval(timer);
       clearTimeout(limit);
@@ -107,6 +121,16 @@ export class ProcessIo {
   /** Resolves when nothing of the host ends is left; to be awaited after `close`. */
   async released(): Promise<void> {
     await Promise.all([this.#host.stdout?.released, this.#host.stderr?.released]);
+  }
+
+  /** Whether it is the guest that something is to come from. */
+  get #awaitsGuest(): boolean {
+    return this.#receiving.size > 0 && this.#writing === 0;
+  }
+
+  #redial(): void {
+    this.#log.info({}, "nothing comes from the guest after the process's end: its output is dialled again");
+    for (const stream of this.#receiving) stream.reset("stands still after the process's end");
   }
 
   async #open(dial: DialStream, name: StreamName): Promise<GuestStream> {
@@ -133,11 +157,13 @@ export class ProcessIo {
   async #copyOutput(sink: OutputSink, first: GuestStream, dial: DialStream, name: StreamName): Promise<void> {
     let stream = first;
     for (let attempt = 0; ; attempt++) {
+      this.#receiving.add(stream);
       try {
         for await (const chunk of stream.readable) await this.#deliver(sink, chunk, name);
         break;
       } catch (error) {
         this.#streams.delete(stream);
+        this.#receiving.delete(stream);
         if (this.#closed || attempt === REDIALS) {
           if (!this.#closed)
             this.#log.warn({ err: describeError(error) }, `${name} was cut: its stream broke`);
@@ -150,6 +176,7 @@ export class ProcessIo {
       }
     }
     this.#streams.delete(stream);
+    this.#receiving.delete(stream);
     await sink.finish(() => {
       this.#progress++;
     });
@@ -157,6 +184,7 @@ export class ProcessIo {
 
   /** A sink that fails loses what it did not take; the process must neither block nor die of it. */
   async #deliver(sink: OutputSink, chunk: Uint8Array, name: StreamName): Promise<void> {
+    this.#writing++;
     try {
       failPoint("stdio.output");
       if (!this.#failed.has(sink)) await sink.write(chunk);
@@ -165,6 +193,8 @@ export class ProcessIo {
       if (this.#closed) throw error;
       this.#failed.add(sink);
       this.#log.warn({ err: describeError(error) }, `${name} is dropped from here on`);
+    } finally {
+      this.#writing--;
     }
   }
 }
