@@ -68,7 +68,7 @@ export class HostilePeer implements AsyncDisposable {
     this.onDial = (socket, port) => this.agree(socket, port, agreeable);
     const at = (suffix: string) => join(world.dir, `${name}.${suffix}`);
     this.#listen(at("u"), (socket) => this.#dialled(socket));
-    this.#listen(at(`h_${AGENT_PORT}`), () => undefined);
+    this.#listen(at(`h_${HELLO_PORT}`), () => undefined);
     execFileSync("mkfifo", [at("dir")]);
     const told = new net.Socket({
       fd: openSync(at("dir"), constants.O_RDWR | constants.O_NONBLOCK),
