@@ -54,18 +54,18 @@ compareTest(
   "init containers run to their end one after the other, then sidecar and main, over one volume",
   async (handler) => {
     const pod = await sharedPod(handler);
-    const mounts = [{ containerPath: "/work", hostPath: host().directory("work") }];
+    const mounts = [{ containerPath: "/notes", hostPath: host().directory("work") }];
     const codes: number[] = [];
     for (const step of [1, 2]) {
-      const script = `echo step${step} >> /work/steps; exit $((${step} - 1))`;
+      const script = `echo step${step} >> /notes/steps; exit $((${step} - 1))`;
       codes.push((await pod.script(script, { mounts, name: `init${step}` })).exitCode);
     }
     const sidecar = await pod.run({
       mounts,
-      command: ["sh", "-c", "echo sidecar >> /work/steps; exec tool pause"],
+      command: ["sh", "-c", "echo sidecar >> /notes/steps; exec tool pause"],
     });
-    await sidecar.exec("until grep -q sidecar /work/steps; do sleep 0.05; done");
-    const main = await pod.script("echo main >> /work/steps; cat /work/steps", { mounts });
+    await sidecar.exec("until grep -q sidecar /notes/steps; do sleep 0.05; done");
+    const main = await pod.script("echo main >> /notes/steps; cat /notes/steps", { mounts });
     const running = (await sidecar.status()).state;
     await sidecar.stop();
     await sidecar.remove();
