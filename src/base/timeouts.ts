@@ -17,6 +17,8 @@ const base = {
   guestSignal: 7_000,
   /** Forgetting an ended process in the guest; with the draining of its output below the 10 s that CRI waits. */
   guestDelete: 5_000,
+  /** The guest's report of a call that it has answered, before its machine is ended. Only where calls are traced. */
+  guestReport: 1_000,
   /** Graceful power-off of the guest before QEMU is killed. */
   guestShutdown: 2_000,
   /** TERM to KILL of a child process. */

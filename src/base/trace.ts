@@ -32,6 +32,8 @@ export interface Tracer {
   ended(name: string, startMs: number, endMs: number): void;
   /** A span that the guest reports. */
   reported(span: ReportedSpan): void;
+  /** Waits for the guest's reports of calls that it has just answered; for each up to `limitMs` from its answer. */
+  reportsIn(limitMs: number): Promise<void>;
 }
 
 /** What the guest says of a call: its word, not yet checked. */
@@ -61,6 +63,7 @@ export function traced<T>(name: string, work: () => Promise<T>, options: SpanOpt
 export const currentTrace = (): TraceContext | undefined => tracer?.current();
 export const spanEnded = (name: string, startMs: number, endMs: number): void =>
   tracer?.ended(name, startMs, endMs);
+export const reportsIn = (limitMs: number): Promise<void> => tracer?.reportsIn(limitMs) ?? Promise.resolve();
 export const spanReported = (span: ReportedSpan): void => tracer?.reported(span);
 
 /** version 00 "-" trace-id "-" parent-id "-" flags; later versions may append fields. */

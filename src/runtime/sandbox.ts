@@ -7,7 +7,7 @@ import { describeError, primaryError, SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
 import { timeoutMs } from "../base/timeouts.ts";
-import { traced } from "../base/trace.ts";
+import { reportsIn, traced } from "../base/trace.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
 import { type BlockPlan, withGuestDevices } from "../oci/devices.ts";
@@ -406,6 +406,8 @@ export class Sandbox {
 
   async #endMachine(): Promise<void> {
     failPoint("stop.machine");
+    // The guest reports a call after its answer: the last one's report would go down with the machine.
+    await reportsIn(timeoutMs("guestReport"));
     await traced("machine end", async () => this.#machine?.[Symbol.asyncDispose]());
   }
 

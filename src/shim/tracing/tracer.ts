@@ -12,6 +12,8 @@ import type { FinishedSpan } from "./otlp.ts";
 interface LiveSpan extends TraceContext {
   readonly startNs: bigint;
   ended: boolean;
+  /** performance.now() of the guest's answer, for a call that it has answered. */
+  answeredAtMs?: number;
 }
 
 interface NewSpan {
@@ -37,6 +39,8 @@ export class ShimTracer implements Tracer {
   readonly #export: (span: FinishedSpan) => void;
   /** Spans whose id went to the guest, oldest first. */
   readonly #awaited = new Map<string, LiveSpan>();
+  /** Called at each report. */
+  readonly #onReport = new Set<() => void>();
 
   constructor(toExporter: (span: FinishedSpan) => void) {
     this.#export = toExporter;
@@ -97,6 +101,26 @@ export class ShimTracer implements Tracer {
     } as const;
     const endNs = startNs + (endUnixNano - startUnixNano);
     this.#finish(span, newSpanId(), parent.traceId, endNs, error.slice(0, MAX_GUEST_TEXT), "caisson-agent");
+    for (const look of this.#onReport) look();
+  }
+
+  async reportsIn(limitMs: number): Promise<void> {
+    const since = performance.now() - limitMs;
+    const late = [...this.#awaited].filter(([, { answeredAtMs = since }]) => answeredAtMs > since);
+    if (late.length === 0) return;
+    const lastMs = Math.max(...late.map(([, { answeredAtMs = since }]) => answeredAtMs)) - since;
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.#onReport.delete(look);
+        resolve();
+      };
+      const look = () => {
+        if (!late.some(([id]) => this.#awaited.has(id))) done();
+      };
+      const timer = setTimeout(done, lastMs);
+      this.#onReport.add(look);
+    });
   }
 
   async #measure<T>(init: NewSpan, work: (span: TraceContext) => Promise<T>): Promise<T> {
@@ -109,7 +133,9 @@ export class ShimTracer implements Tracer {
     if (init.kind === "client") this.#await(span);
     let failure = "";
     try {
-      return await this.#current.run(span, () => work(span));
+      const result = await this.#current.run(span, () => work(span));
+      span.answeredAtMs = performance.now();
+      return result;
     } catch (error) {
       failure = describeError(error) || "failed";
       throw error;

@@ -76,3 +76,32 @@ test("the guest reports once for each call that it was told of, and for nothing 
   assert.equal(ofGuest[0]?.startUnixNano, call?.startUnixNano);
   assert.equal((ofGuest[0]?.endUnixNano ?? 0n) - (ofGuest[0]?.startUnixNano ?? 0n), 2n);
 });
+
+test("who ends the machine waits for the reports of calls just answered, for a while, and for nothing else", async () => {
+  const { spans, tracer: it } = tracer();
+  let spanId = "";
+  const call = (work: () => Promise<unknown>) =>
+    it.serve("request", undefined, {}, 0, () =>
+      it.run("call", { kind: "client" }, async () => {
+        spanId = it.current()?.spanId ?? "";
+        await work();
+      }),
+    );
+  const order: string[] = [];
+  const waiting = () => it.reportsIn(60_000).then(() => order.push("waited"));
+  await waiting();
+  await assert.rejects(call(() => Promise.reject(new Error("the guest is gone"))));
+  await waiting();
+  assert.deepEqual(order, ["waited", "waited"], "nothing was answered");
+  await call(async () => undefined);
+  const ended = waiting();
+  await sleep(5);
+  order.push("report");
+  it.reported({ ...reported, parentSpanId: spanId });
+  await ended;
+  assert.deepEqual(order.slice(2), ["report", "waited"]);
+  assert.equal(spans.filter(({ service }) => service === "caisson-agent").length, 1);
+  // A report that never comes.
+  await call(async () => undefined);
+  await it.reportsIn(20);
+});
