@@ -67,9 +67,7 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const runtime = createContainerRuntime({
     loop,
     log: log.child({ component: "container" }),
-    onExit: ({ containerId, execId, status, exitedAtUnixNano }: ProcessExit) => {
-      link?.send({ case: "processExited", value: { containerId, execId, status, exitedAtUnixNano } });
-    },
+    onExit: ({ pid: _, ...value }: ProcessExit) => link?.send({ case: "processExited", value }),
     onOutOfMemory: (containerId: string) => link?.send({ case: "outOfMemory", value: { containerId } }),
     demandModule: (name: string) => Promise.resolve(void init.modules?.loadOnDemand(name)),
   });

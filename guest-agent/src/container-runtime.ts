@@ -31,6 +31,9 @@ export interface ProcessExit {
   /** Exit code, or 128 + signal number. */
   readonly status: number;
   readonly exitedAtUnixNano: bigint;
+  /** Bytes in all that had been written to each by then. */
+  readonly stdoutBytes: bigint;
+  readonly stderrBytes: bigint;
 }
 
 /** A file to mount or copy into containers, or undefined where the sandbox has none. */

@@ -23,6 +23,9 @@ export const F_SETFL = 4;
 export const F_DUPFD_CLOEXEC = 1030;
 export const F_SETPIPE_SZ = 1031;
 
+// asm-generic/ioctls.h
+export const FIONREAD = 0x541b;
+
 // linux/stat.h
 export const S_IFMT = 0o170000;
 export const S_IFIFO = 0o010000;

@@ -23,6 +23,9 @@ const base = {
   guestShutdown: 2_000,
   /** TERM to KILL of a child process. */
   childStop: 2_000,
+  /** How long an exit is kept back for the output that came before it; then, for a reader that does not read it. */
+  exitOutput: 2_000,
+  exitReader: 500,
   /** Without progress of a stdio stream after exit, before it is cut at Delete. */
   stdioDrain: 5_000,
   /** All draining of a process's output after its exit, however it moves: the guest decides how much comes. */

@@ -8,7 +8,7 @@ import type { Log } from "../base/log.ts";
 import { traced } from "../base/trace.ts";
 import { nextProcessState, type ProcessEvent, type ProcessState } from "./process-state.ts";
 import { type HostStdio, openHostStdio, type StdioSpec } from "./stdio/open.ts";
-import { type DialStream, ProcessIo } from "./stdio/process-io.ts";
+import { type DialStream, type OutputBytes, ProcessIo } from "./stdio/process-io.ts";
 
 export interface ProcessExit {
   /** Exit code, or 128 + signal. */
@@ -52,6 +52,8 @@ export class ContainerProcess {
   #guest: ProcessGuest | undefined;
   #state: ProcessState = "created";
   #pid = 0;
+  /** What the guest told, before it is told on. */
+  #ended: ProcessExit | undefined;
   #exit: ProcessExit | undefined;
   #settleExit: (exit: ProcessExit) => void = () => undefined;
   readonly #exited = new Promise<ProcessExit>((resolve) => {
@@ -109,6 +111,11 @@ export class ContainerProcess {
     return this.#exit;
   }
 
+  /** Whether it has ended, told on or not. */
+  get #hasEnded(): boolean {
+    return this.#exit !== undefined || this.#ended !== undefined;
+  }
+
   /** Binds the process to the guest that knows it. */
   bind(guest: ProcessGuest): void {
     this.#guest = guest;
@@ -140,17 +147,28 @@ export class ContainerProcess {
     this.#announce();
   }
 
-  /** Records the exit; the first one counts. */
+  /**
+   * Takes the guest's word for the exit: records it when the readers have what the process wrote before it, which has a
+   * limit. A client may close its ends when it hears of the exit (containerd's own before 1.6.22 and 1.7.3 does), and
+   * what it has not read by then is lost.
+   */
+  async ended(exit: ProcessExit, written: OutputBytes): Promise<void> {
+    this.#ended ??= exit;
+    await this.#io?.handOver(written);
+    this.settle(exit);
+  }
+
+  /** Records the exit at once; the first one counts, and what the guest has told before. */
   settle(exit: ProcessExit): void {
     if (this.#exit !== undefined) return;
-    this.#exit = exit;
+    this.#exit = this.#ended ?? exit;
     if (this.#state === "created") {
       // Nothing will ever flow: a client that waits for the end of its pipes, when its start is refused, must get it.
       this.#io?.close();
       this.#announce();
     }
     if (nextProcessState(this.#state, "exit") !== undefined) this.#step("exit");
-    this.#settleExit(exit);
+    this.#settleExit(this.#exit);
   }
 
   /** Resolves with the exit, now or later. */
@@ -160,7 +178,7 @@ export class ContainerProcess {
 
   /** @throws ERR_PROCESS_FINISHED after its exit, ERR_STATE for an exec before its start. */
   async kill(signal: number, all: boolean): Promise<void> {
-    if (this.#exit !== undefined) {
+    if (this.#hasEnded) {
       throw new SandboxError("ERR_PROCESS_FINISHED", `process already finished: ${this.#name()}`);
     }
     if (this.#state === "created" && this.execId !== "") {
@@ -171,7 +189,7 @@ export class ContainerProcess {
 
   async resize(columns: number, rows: number): Promise<void> {
     // As runc has it: whoever has no terminal has nothing to resize.
-    if (!this.stdio.terminal || this.#exit !== undefined) return;
+    if (!this.stdio.terminal || this.#hasEnded) return;
     await this.#bound().resize(columns, rows);
   }
 

@@ -339,9 +339,10 @@ export class Sandbox {
   #onEvent(event: Event): void {
     const { event: it } = event;
     if (it.case === "processExited") {
-      const { containerId, execId, status, exitedAtUnixNano } = it.value;
+      const { containerId, execId, status, exitedAtUnixNano, stdoutBytes, stderrBytes } = it.value;
       const exitedAt = new Date(Number(exitedAtUnixNano / 1_000_000n));
-      this.#findProcess(containerId, execId)?.settle({ status, exitedAt });
+      const written = { stdout: Number(stdoutBytes), stderr: Number(stderrBytes) };
+      void this.#findProcess(containerId, execId)?.ended({ status, exitedAt }, written);
     } else if (it.case === "outOfMemory") {
       const { containerId } = it.value;
       if (this.#containers.get(containerId)?.noteOutOfMemory()) this.#init.observer.outOfMemory(containerId);

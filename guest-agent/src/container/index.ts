@@ -199,12 +199,14 @@ class Containers implements ContainerRuntime {
   }
 
   #tellExit(process: ManagedProcess, pid: number, exitedAtUnixNano: bigint): void {
-    const { containerId, execId, status } = process;
+    const { containerId, execId, status, stdio } = process;
     const container = this.#containers.get(containerId);
     // A creation that failed: its caller was told, nobody else knows of it.
     if (container === undefined || status === undefined) return;
     if (execId === "") container.initEnded();
-    this.#deps.onExit({ containerId, execId, pid, status, exitedAtUnixNano });
+    const stdoutBytes = BigInt(stdio.stdout?.written ?? 0);
+    const stderrBytes = BigInt(stdio.stderr?.written ?? 0);
+    this.#deps.onExit({ containerId, execId, pid, status, exitedAtUnixNano, stdoutBytes, stderrBytes });
   }
 
   #container(id: string): Container {

@@ -5,7 +5,7 @@
  */
 import * as sys from "sys";
 import type { EventLoop, Watch } from "../event-loop.ts";
-import { EPOLLIN } from "../linux.ts";
+import { EPOLLIN, FIONREAD } from "../linux.ts";
 
 export class OutputEnd {
   readonly #loop: EventLoop;
@@ -16,6 +16,8 @@ export class OutputEnd {
   #onDispose: (() => void) | undefined;
   /** Read from the pipe, not yet confirmed by taken(). */
   #held: Uint8Array | undefined;
+  /** Bytes confirmed by taken(). */
+  #delivered = 0;
   #onReadable: (() => void) | undefined;
 
   constructor(loop: EventLoop) {
@@ -25,6 +27,11 @@ export class OutputEnd {
   /** True when everything was delivered and every writer is gone (or the process was deleted). */
   get ended(): boolean {
     return this.#ended && this.#held === undefined;
+  }
+
+  /** Bytes in all that were written to the pipe so far, delivered or not. */
+  get written(): number {
+    return this.#delivered + (this.#held?.length ?? 0) + (this.#fd === undefined ? 0 : unread(this.#fd));
   }
 
   /** Takes over a non-blocking descriptor. */
@@ -72,6 +79,7 @@ export class OutputEnd {
   taken(count: number): void {
     const held = this.#held;
     if (held === undefined) return;
+    this.#delivered += Math.min(count, held.length);
     this.#held = count >= held.length ? undefined : held.subarray(count);
   }
 
@@ -121,4 +129,11 @@ export class OutputEnd {
     this.#watch?.set(0);
     callback?.();
   }
+}
+
+/** Bytes that wait in the pipe or terminal. */
+function unread(fd: number): number {
+  const count = new Int32Array(1);
+  sys.ioctlBuffer(fd, FIONREAD, count.buffer);
+  return count[0] ?? 0;
 }

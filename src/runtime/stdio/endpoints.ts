@@ -5,6 +5,11 @@ export interface OutputSink {
   /** Resolves when the sink took the bytes; pending for as long as a reader does not read. Rejects when it is gone. */
   write(bytes: Uint8Array): Promise<void>;
   /**
+   * Resolves when everything written so far was read, or `signal` aborts; `delivering` is called for each sign of
+   * progress. Absent where a written byte has arrived.
+   */
+  read?(delivering: () => void, signal: AbortSignal): Promise<void>;
+  /**
    * No more output: whoever reads sees the end after what was written. Resolves when all of it was delivered, however
    * long that takes; `delivering` is called for each sign of progress. Called at most once; `close` ends the wait.
    */

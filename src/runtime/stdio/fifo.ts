@@ -38,38 +38,46 @@ function openFifo(path: string, flags: number): number {
 export function openFifoSink(path: string): OutputSink {
   const fd = openFifo(path, O_RDWR);
   const writer = pipeWriter(fd, `the stdio pipe ${path}`);
+  const ending = new AbortController();
   let settle = () => {};
   const closed = new Promise<void>((resolve) => {
     settle = resolve;
   });
-  let isClosed = false;
-  let unwatch = () => {};
   const close = () => {
-    if (isClosed) return;
-    isClosed = true;
-    unwatch();
+    ending.abort();
     writer.close();
     settle();
   };
-  const closeWhenEmpty = () => {
-    if (!isClosed && unreadBytes(fd) === 0) close();
-  };
+  const read = (delivering: () => void, signal: AbortSignal) =>
+    emptied(fd, delivering, AbortSignal.any([signal, ending.signal]));
   return {
     write: (bytes) => writer.write(bytes),
-    finish: (delivering) => {
-      closeWhenEmpty();
-      if (isClosed) return closed;
-      unwatch = watchReads(fd, () => {
-        delivering();
-        closeWhenEmpty();
-      });
-      closeWhenEmpty(); // what was read before the watch began
-      return closed;
-    },
+    read,
+    finish: (delivering) => read(delivering, ending.signal).then(close),
     patienceMs: timeoutMs("stdioDrain"),
     close,
     released: closed,
   };
+}
+
+/** Resolves when the pipe `fd` is empty, or `signal` aborts, after which `fd` is not touched. */
+function emptied(fd: number, delivering: () => void, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    let unwatch = () => {};
+    const isOver = () => signal.aborted || unreadBytes(fd) === 0;
+    const end = () => {
+      unwatch();
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    if (isOver()) return end();
+    signal.addEventListener("abort", end);
+    unwatch = watchReads(fd, () => {
+      delivering();
+      if (isOver()) end();
+    });
+    if (isOver()) end(); // what was read before the watch began
+  });
 }
 
 /** splice(2) from a pipe is no read to inotify before Linux 6.8: for readers that use it the pipe is looked at as well. */

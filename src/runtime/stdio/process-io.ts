@@ -9,7 +9,9 @@ import { timeoutMs } from "../../base/timeouts.ts";
 import type { InputSource, OutputSink } from "./endpoints.ts";
 import type { HostStdio } from "./open.ts";
 
-export type StreamName = "stdin" | "stdout" | "stderr";
+const OUTPUTS = ["stdout", "stderr"] as const;
+type OutputName = (typeof OUTPUTS)[number];
+export type StreamName = "stdin" | OutputName;
 
 /** One stream to the guest, after OPEN was answered. */
 export interface GuestStream {
@@ -20,6 +22,12 @@ export interface GuestStream {
 }
 
 export type DialStream = (name: StreamName) => Promise<GuestStream>;
+
+/** Bytes that a process has written to each of its outputs. */
+export interface OutputBytes {
+  readonly stdout: number;
+  readonly stderr: number;
+}
 
 /** How often a broken output stream is dialled again before its output is given up. */
 const REDIALS = 3;
@@ -36,6 +44,9 @@ export class ProcessIo {
   readonly #receiving = new Set<GuestStream>();
   #outputs: Promise<unknown> = Promise.resolve();
   #progress = 0;
+  /** What the sinks have taken, and who is told when it becomes more. */
+  readonly #taken = { stdout: 0, stderr: 0 };
+  #wake: () => void = () => undefined;
   /** Writes that a sink has not taken yet. */
   #writing = 0;
   #closed = false;
@@ -73,6 +84,38 @@ export class ProcessIo {
   /** CloseIO: what the client wrote before still reaches the process, then its stdin ends. */
   closeStdin(): void {
     this.#host.stdin?.finish();
+  }
+
+  /**
+   * Waits until the readers have what the process has written: that much comes, whoever else still writes. Ends early
+   * when a reader does not read, and in any case soon. Never rejects.
+   */
+  async handOver(written: OutputBytes): Promise<void> {
+    const missing = () => OUTPUTS.some((name) => this.#host[name] && this.#taken[name] < written[name]);
+    const enough = new AbortController();
+    let seen = this.#progress;
+    const idle = setInterval(() => {
+      const awaitsGuest = missing() && this.#writing === 0;
+      if (this.#progress === seen && !awaitsGuest) enough.abort();
+      seen = this.#progress;
+    }, timeoutMs("exitReader"));
+    const limit = setTimeout(() => enough.abort(), timeoutMs("exitOutput"));
+    const stopped = new Promise<void>((resolve) => enough.signal.addEventListener("abort", () => resolve()));
+    const taken = new Promise<void>((resolve) => {
+      this.#wake = () => void (missing() || resolve());
+    });
+    this.#wake();
+    try {
+      await Promise.race([taken, this.#outputs, stopped]);
+      const moved = () => void this.#progress++;
+      await Promise.all(OUTPUTS.map((name) => this.#host[name]?.read?.(moved, enough.signal)));
+    } catch (error) {
+      this.#log.debug({ err: describeError(error) }, "the exit does not wait for its output");
+    } finally {
+      clearInterval(idle);
+      clearTimeout(limit);
+      enough.abort();
+    }
   }
 
   /**
@@ -154,7 +197,7 @@ export class ProcessIo {
     }
   }
 
-  async #copyOutput(sink: OutputSink, first: GuestStream, dial: DialStream, name: StreamName): Promise<void> {
+  async #copyOutput(sink: OutputSink, first: GuestStream, dial: DialStream, name: OutputName): Promise<void> {
     let stream = first;
     for (let attempt = 0; ; attempt++) {
       this.#receiving.add(stream);
@@ -183,12 +226,14 @@ export class ProcessIo {
   }
 
   /** A sink that fails loses what it did not take; the process must neither block nor die of it. */
-  async #deliver(sink: OutputSink, chunk: Uint8Array, name: StreamName): Promise<void> {
+  async #deliver(sink: OutputSink, chunk: Uint8Array, name: OutputName): Promise<void> {
     this.#writing++;
     try {
       failPoint("stdio.output");
       if (!this.#failed.has(sink)) await sink.write(chunk);
       this.#progress++;
+      this.#taken[name] += chunk.length;
+      this.#wake();
     } catch (error) {
       if (this.#closed) throw error;
       this.#failed.add(sink);

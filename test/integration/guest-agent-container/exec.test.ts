@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { StreamKind } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { useWorld } from "./world.ts";
 
 const world = useWorld();
@@ -86,6 +87,32 @@ test("hundreds of execs in a row leave no memory behind", async () => {
   for (let n = 0; n < 150; n++) await world().execSh(id, "true");
   const grown = Number((await facts()) - before);
   assert.ok(grown < 256 * 1024, `grew by ${grown} bytes`);
+  await world().delete(id);
+});
+
+test("an exit tells how much was written before it, whether it was fetched or not", async () => {
+  const id = await world().sleeper();
+  const written = async (execId: string) => {
+    const { event } = await world().agent.event(
+      ({ event: it }) => it.case === "processExited" && it.value.execId === execId,
+    );
+    return event.case === "processExited" ? [event.value.stdoutBytes, event.value.stderrBytes] : [];
+  };
+  const script = "head -c 40000 /dev/zero; echo err >&2";
+  const unread = await world().exec(id, ["sh", "-c", script]);
+  assert.deepEqual(await written(unread), [40_000n, 4n]);
+  const read = await world().exec(id, ["sh", "-c", `read line; ${script}; read line`], undefined, {
+    stdin: true,
+  });
+  const stdin = await world().open(id, read, StreamKind.STDIN);
+  const stdout = await world().open(id, read, StreamKind.STDOUT);
+  await stdin.send(Buffer.from("go\n"));
+  let bytes = 0;
+  for await (const chunk of stdout.readable) {
+    bytes += chunk.length;
+    if (bytes === 40_000) await stdin.sendEof();
+  }
+  assert.deepEqual(await written(read), [40_000n, 4n]);
   await world().delete(id);
 });
 

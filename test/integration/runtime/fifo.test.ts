@@ -82,6 +82,35 @@ test("a finished FIFO sink keeps what was not read for a reader that comes later
   assert.ok(progress > 0);
 });
 
+test("a FIFO sink tells when what was written has been read, and stops telling", async (t) => {
+  const file = makeFifo(t);
+  const alive = setInterval(() => undefined, 1000); // a watch alone keeps no process
+  t.after(() => clearInterval(alive));
+  const sink = openFifoSink(file);
+  t.after(() => sink.close());
+  const never = new AbortController().signal;
+  await sink.read?.(() => undefined, never); // nothing was written
+  await sink.write(Buffer.from("onetwo"));
+  const reader = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  t.after(() => fs.closeSync(reader));
+  let progress = 0;
+  const whole = sink.read?.(() => progress++, never).then(() => "read");
+  const bytes = Buffer.alloc(3);
+  fs.readSync(reader, bytes);
+  assert.equal(await Promise.race([whole, sleep(50, "pending")]), "pending");
+  assert.ok(progress > 0);
+  fs.readSync(reader, bytes);
+  assert.equal(await whole, "read");
+  await sink.write(Buffer.from("unread"));
+  const stop = new AbortController();
+  const stopped = sink.read?.(() => undefined, stop.signal);
+  stop.abort();
+  await stopped;
+  const closed = sink.read?.(() => undefined, never);
+  sink.close();
+  await closed;
+});
+
 test("a finished FIFO sink that nobody reads ends with close()", async (t) => {
   const file = makeFifo(t);
   const sink = openFifoSink(file);

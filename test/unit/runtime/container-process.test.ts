@@ -186,3 +186,46 @@ test("open() that cannot open a stdio path names it", async () => {
     /cannot open the stdio pipe \/no\/such/,
   );
 });
+
+test("ended() tells the exit on when the reader has what was written before it", async (t) => {
+  const fifo = makeFifo(t);
+  const { process, guest } = await newProcess("", { ...noStdio, stdout: fifo });
+  let arrive: () => void = () => undefined;
+  guest.stdout = (async function* () {
+    await new Promise<void>((resolve) => {
+      arrive = resolve;
+    });
+    yield Buffer.from("late");
+    await new Promise(() => undefined); // somebody else still holds the pipe
+  })();
+  const reader = fs.openSync(fifo, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  t.after(() => fs.closeSync(reader));
+  await process.start();
+  const ended = process.ended({ status: 7, exitedAt: exitAt }, { stdout: 4, stderr: 0 });
+  const turn = () => new Promise((resolve) => setTimeout(resolve, 20));
+  await turn();
+  assert.equal(process.state, "running", "the output has not arrived");
+  await assert.rejects(process.kill(9, false), { code: "ERR_PROCESS_FINISHED" });
+  arrive();
+  await turn();
+  assert.equal(process.state, "running", "the reader has not read");
+  const bytes = Buffer.alloc(8);
+  assert.equal(bytes.toString("utf8", 0, fs.readSync(reader, bytes)), "late");
+  await ended;
+  assert.equal(process.state, "exited");
+  assert.deepEqual(await process.wait(), { status: 7, exitedAt: exitAt });
+  process.release();
+});
+
+test("settle() does not change an exit that waits to be told on", async (t) => {
+  const { process, guest } = await newProcess("", { ...noStdio, stdout: makeFifo(t) });
+  guest.stdout = (async function* () {
+    await new Promise(() => undefined);
+  })();
+  await process.start();
+  const ended = process.ended({ status: 7, exitedAt: exitAt }, { stdout: 4, stderr: 0 });
+  process.settle({ status: 137, exitedAt: new Date() }); // the sandbox is lost
+  assert.deepEqual(await process.wait(), { status: 7, exitedAt: exitAt });
+  process.release();
+  await ended;
+});

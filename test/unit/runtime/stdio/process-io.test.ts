@@ -76,3 +76,90 @@ test("drain() gives up on a guest that does not send, and on a reader that does 
   assert.deepEqual(streams, [again], "a reader that stalls is no reason to dial again");
   unread.close();
 });
+
+/** A stream whose chunks are given by calls; it never ends. */
+function fedStream() {
+  const queue: Uint8Array[] = [];
+  let wake: () => void = () => undefined;
+  const stream: GuestStream = {
+    ...guestStream([], false),
+    readable: (async function* () {
+      for (;;) {
+        const chunk = queue.shift();
+        if (chunk !== undefined) yield chunk;
+        else
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+      }
+    })(),
+  };
+  const feed = (text: string) => {
+    queue.push(Buffer.from(text));
+    wake();
+  };
+  return { stream, feed };
+}
+
+const soon = () => new Promise((resolve) => setTimeout(resolve, 20, "pending"));
+const settled = (promise: Promise<void>) => promise.then(() => "settled");
+
+test("handOver() waits for what was written, not for the end of the stream", async () => {
+  const { stream, feed } = fedStream();
+  const stdout = sink(true);
+  const io = await attached(stdout, [stream]);
+  const done = settled(io.handOver({ stdout: 4, stderr: 0 }));
+  feed("abc");
+  assert.equal(await Promise.race([done, soon()]), "pending");
+  feed("d");
+  assert.equal(await done, "settled");
+  assert.equal(stdout.text(), "abcd");
+  feed("more");
+  await io.handOver({ stdout: 4, stderr: 0 });
+  io.close();
+});
+
+test("handOver() waits for the reader of what the sink has taken", async () => {
+  const { stream, feed } = fedStream();
+  let read: () => void = () => undefined;
+  const taken = new Promise<void>((resolve) => {
+    read = resolve;
+  });
+  const io = await attached({ ...sink(true), read: () => taken }, [stream]);
+  feed("a");
+  const done = settled(io.handOver({ stdout: 1, stderr: 0 }));
+  assert.equal(await Promise.race([done, soon()]), "pending");
+  read();
+  assert.equal(await done, "settled");
+  io.close();
+});
+
+test("handOver() ends without the output of a guest that lies, and of a reader that does not read", async (t) => {
+  process.env.CAISSON_TIMEOUT_SCALE = "0.02"; // 40 ms for the guest, 10 ms for a reader
+  t.after(() => delete process.env.CAISSON_TIMEOUT_SCALE);
+  const { stream, feed } = fedStream();
+  const io = await attached(sink(true), [stream]);
+  await io.handOver({ stdout: 2 ** 60, stderr: 2 ** 60 });
+  io.close();
+  const full = fedStream();
+  const stuck = await attached(sink(false), [full.stream]);
+  full.feed("a");
+  await stuck.handOver({ stdout: 1, stderr: 0 });
+  const unread = fedStream();
+  const waits = (_: unknown, signal: AbortSignal) =>
+    new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
+  const idle = await attached({ ...sink(true), read: waits }, [unread.stream]);
+  unread.feed("a");
+  await idle.handOver({ stdout: 1, stderr: 0 });
+  feed("too late");
+  for (const each of [stuck, idle]) each.close();
+});
+
+test("handOver() does not wait for a stream that has ended or broken for good", async () => {
+  const ended = await attached(sink(true), [guestStream(["a"], true)]);
+  await ended.handOver({ stdout: 9, stderr: 0 });
+  const broken = guestStream([], false);
+  const io = await attached(sink(true), [broken]);
+  broken.reset("gone"); // and dialling again is refused
+  await io.handOver({ stdout: 9, stderr: 0 });
+});
