@@ -73,6 +73,17 @@ ledgeredTest(
   },
 );
 
+ledgeredTest("a client that closes its ends when it hears of the exit has all output", async (host) => {
+  // So does containerd's own client before 1.6.22 and 1.7.3: what it has not read by then is lost.
+  const script = "head -c 1000000 /dev/zero | tr '\\0' x; echo err >&2; exit 7";
+  const lengths: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    const { code, stdout, stderr } = await host.containerd.ctr(host.runArguments(["sh", "-c", script]));
+    lengths.push(`${code}: ${stdout.length} and ${stderr.length}`);
+  }
+  assert.deepEqual(new Set(lengths), new Set(["7: 1000000 and 4"]));
+});
+
 ledgeredTest("output without a reader waits for one, during and after the container's life", async (host) => {
   const id = host.newId();
   // Detached with pipes: ctr, their reader, goes at once.
