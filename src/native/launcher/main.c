@@ -61,6 +61,19 @@ static _Noreturn void hand_over(void) {
   exit(1);
 }
 
+/*
+ * `delete`, which undoes what a dead shim left: containerd kills it after 5 s, and a busy machine may need those for
+ * Node's start alone. So a session of its own does it and goes on. containerd reads its output to the end and so waits.
+ */
+static _Noreturn void delete_to_the_end(void) {
+  int status = 0;
+  pid_t pid = fork();
+  if (pid == 0) setsid();
+  if (pid <= 0) hand_over();
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+  exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
 static void find_program(void) {
   ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
   for (int up = 0; up < 2 && length > 0; up++) {
@@ -234,6 +247,7 @@ int main(int argc, char **argv) {
   char bundle[PATH_MAX], config[PATH_MAX], sandbox[MAX_IDENTIFIER + 1], path[PATH_MAX + 16], answer[160];
   original_argv = argv;
   find_program();
+  if (strcmp(argv[argc - 1], "delete") == 0) delete_to_the_end();
   if (!parse(argc, argv, &args) || !is_identifier(args.namespace) || !is_identifier(args.id)) hand_over();
   if (getenv("CAISSON_FAILPOINTS") != NULL) hand_over();
   if (!isatty(0) && !read_all(0, INPUT_LIMIT, &input)) hand_over();

@@ -10,7 +10,7 @@ import { OptionsSchema } from "../../../src/gen/runtimeoptions/v1/options_pb.ts"
 import { containerRole } from "../../../src/oci/annotations.ts";
 import { shimSocketPath } from "../../../src/persist/run-dir.ts";
 import { built, repositoryRoot } from "../../harness/paths.ts";
-import { type RunResult, run, runOk } from "../../harness/run.ts";
+import { describeResult, type RunResult, run, runOk } from "../../harness/run.ts";
 import { createWorld, type World } from "../../harness/world.ts";
 
 const launcher = built.shim;
@@ -230,4 +230,28 @@ test("a server that cannot be started leaves no socket", async () => {
   assert.equal((await start({ bundle })).code, 1);
   await endServers();
   assert.ok(!existsSync(world.outside(addressOf("one"))));
+});
+
+test("delete goes on to its end when containerd, after its 5 s, kills it", async () => {
+  const bundle = bundleOf(undefined);
+  const left = addressOf("given-up");
+  const programs = join(world.dir, "programs");
+  mkdirSync(programs);
+  const [began, go, node] = ["began", "go", "node"].map((name) => join(programs, name)) as [
+    string,
+    string,
+    string,
+  ];
+  // A Node that takes its time to start.
+  const slow = `#!/bin/sh\n: > ${began}\nwhile [ ! -e ${go} ]; do sleep 0.05; done\nexec ${process.execPath} "$@"\n`;
+  writeFileSync(node, slow, { mode: 0o755 });
+  const script = `cd ${bundle}; : > ${left}
+PATH=${programs}:$PATH "$@" & pid=$!
+until [ -e ${began} ]; do sleep 0.05; done
+kill -KILL $pid; wait $pid; echo $?; : > ${go}
+for i in $(seq 600); do [ -e ${left} ] || exit 0; sleep 0.1; done; exit 1`;
+  const argv = [launcher, "-namespace", "ns", "-address", "/a.sock", "-id", "given-up", "delete"];
+  const result = await run(world.enter(["sh", "-c", script, "sh", ...argv]), { timeoutMs: 90_000 });
+  assert.equal(result.stdout.slice(0, 4), "137\n", describeResult(result));
+  assert.equal(result.code, 0, describeResult(result));
 });
