@@ -9,12 +9,13 @@ import { parseArgs } from "node:util";
 import { closeFd, lockFile } from "../src/native/index.ts";
 import { buildDisk } from "./lab/disk.ts";
 import { LabMachine, provideSnapshot } from "./lab/machine.ts";
-import { labRoot, placesOf, repositoryRoot } from "./lab/places.ts";
+import { labRoot, runDir } from "./lab/places.ts";
+import { testRuns } from "./lab/runs.ts";
 import { getCommand, putCommand, sshCommand } from "./lab/ssh.ts";
 import { say } from "./lab/steps.ts";
 import { variantOf } from "./lab/variant.ts";
 
-const USAGE = `Usage: npm run lab -- [--host NAME] COMMAND
+const USAGE = `Usage: npm run lab -- [--host KIND] [--name NAME] COMMAND
   build              build the host's disk, where it is not up to date
   snapshot           boot a host and save it; what is started later goes on from there
   up [--fresh]       start a host, from the saved state or, with --fresh, by a boot
@@ -23,17 +24,31 @@ const USAGE = `Usage: npm run lab -- [--host NAME] COMMAND
   put FILE... DIR    copy into it
   get FILE DIR       copy out of it
   down               end it; what it wrote is lost
-  test [FILE...]     build our package and run the lab's tests
---host debian13 (the default) or debian12`;
+  test [--runs N] [--json FILE] [FILE...]
+                     build our package and run the lab's tests, N times; FILE gets a record of each run
+--host debian13 (the default, or what CAISSON_LAB_HOST says) or debian12
+--name default; hosts of different names run side by side`;
 
 /** As long as another one may take to build everything. */
 const LOCK_LIMIT_MS = 3_600_000;
 
-function run(argv: readonly string[]): number {
+/** What ssh and scp end with when there is no connection (ssh(1)); a command may end with it, too. */
+const NO_CONNECTION = 255;
+
+/** Runs a command that goes into the host. @throws when the host has ended meanwhile */
+function enter(machine: LabMachine, argv: readonly string[]): number {
   const [file = "", ...args] = argv;
   const { status, error } = spawnSync(file, args, { stdio: "inherit" });
   if (error !== undefined) throw error;
+  if (status === NO_CONNECTION && !machine.running) throw new Error("the host has ended");
   return status ?? 1;
+}
+
+/** The number of runs that --runs names. */
+function countOf(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1) throw new Error(`--runs ${text}: a number of runs is expected`);
+  return count;
 }
 
 /** Everything a start needs. One at a time in this checkout: another one waits. */
@@ -53,7 +68,10 @@ async function main(): Promise<number> {
     allowPositionals: true,
     tokens: true,
     options: {
-      host: { type: "string", default: "debian13" },
+      host: { type: "string", default: process.env.CAISSON_LAB_HOST ?? "debian13" },
+      name: { type: "string", default: "default" },
+      runs: { type: "string", default: "1" },
+      json: { type: "string" },
       fresh: { type: "boolean", default: false },
       help: { type: "boolean", short: "h", default: false },
     },
@@ -64,7 +82,9 @@ async function main(): Promise<number> {
     return values.help ? 0 : 2;
   }
   const variant = variantOf(values.host).name;
-  const dir = placesOf(variant).run;
+  if (!/^[a-z0-9-]+$/.test(values.name))
+    throw new Error(`--name ${values.name}: lower-case letters and digits`);
+  const dir = runDir(variant, values.name);
   const running = () => LabMachine.find(variant, dir);
   const required = () => {
     const machine = running();
@@ -93,24 +113,32 @@ async function main(): Promise<number> {
       const given = tokens.some((token) => token.kind === "option-terminator");
       if (args.length > 0 && !given) throw new Error("write: lab sh -- COMMAND");
       const interactive = args.length === 0 && process.stdin.isTTY === true;
-      return run(sshCommand(required().ssh, args, interactive));
+      const machine = required();
+      return enter(machine, sshCommand(machine.ssh, args, interactive));
     }
-    case "put":
-      return run(putCommand(required().ssh, args.slice(0, -1), args.at(-1) ?? ""));
-    case "get":
-      return run(getCommand(required().ssh, args[0] ?? "", args[1] ?? "."));
+    case "put": {
+      const directory = args.pop();
+      if (directory === undefined || args.length === 0) throw new Error("write: lab put FILE... DIR");
+      const machine = required();
+      return enter(machine, putCommand(machine.ssh, args, directory));
+    }
+    case "get": {
+      const [file, directory, ...more] = args;
+      if (file === undefined || directory === undefined || more.length > 0)
+        throw new Error("write: lab get FILE DIR");
+      const machine = required();
+      return enter(machine, getCommand(machine.ssh, file, directory));
+    }
     case "down":
       await running()?.stop();
       return 0;
     case "test":
-      await prepare(variant);
-      return run([
-        process.execPath,
-        "--import",
-        "tsx",
-        join(repositoryRoot, "scripts/test.ts"),
-        ...(args.length > 0 ? args : ["lab"]),
-      ]);
+      return await testRuns({
+        variant,
+        files: args.length > 0 ? args : ["lab"],
+        count: countOf(values.runs),
+        ...(values.json === undefined ? {} : { report: values.json }),
+      });
     default:
       throw new Error(`there is no command "${command}"\n${USAGE}`);
   }

@@ -20,6 +20,12 @@ interface Lane {
   readonly limitS: number;
   /** Only when it is asked for. */
   readonly onRequest?: boolean;
+  /** What its files need and what takes minutes; starts with the first lane, behind whatever else wants a processor. */
+  readonly preparation?: {
+    readonly name: string;
+    readonly command: readonly string[];
+    readonly limitS: number;
+  };
 }
 
 const parallel = Math.max(2, Math.min(4, availableParallelism()));
@@ -28,8 +34,18 @@ const lanes: readonly Lane[] = [
   { name: "unit", dir: "test/unit", concurrency: parallel, limitS: 120 },
   { name: "integration", dir: "test/integration", concurrency: 1, limitS: 180 },
   { name: "e2e", dir: "test/e2e", concurrency: 1, limitS: 900 },
-  // `npm run lab -- test`, which prepares the host, runs it.
-  { name: "lab", dir: "test/lab", concurrency: 1, limitS: 3000, onRequest: true },
+  {
+    name: "lab",
+    dir: "test/lab",
+    concurrency: 1,
+    limitS: 3000,
+    onRequest: true,
+    preparation: {
+      name: "disk and saved host",
+      command: ["nice", "-n", "19", process.execPath, "--import", "tsx", "scripts/lab.ts", "snapshot"],
+      limitS: 2400,
+    },
+  },
 ];
 
 /** Checks of the sources as a whole; each is one test of the static lane. */
@@ -232,18 +248,38 @@ function select(args: readonly string[]): Selection[] {
     .filter((selection) => selections.some((it) => it.lane === selection.lane));
 }
 
-/** Runs the jobs of a lane, at most `concurrency` at a time, and prints a line for each. */
-async function runLane({ lane, jobs }: Selection): Promise<JobResult[]> {
-  const queue = [...jobs];
+/** Starts what a lane needs. The result is that of a job with one test. */
+function prepare({ lane }: Selection): Promise<JobResult> | undefined {
+  if (lane.preparation === undefined) return undefined;
+  return commandJob(lane.preparation, { ...lane, limitS: lane.preparation.limitS }).run();
+}
+
+function printJob({ title, tests, seconds }: JobResult): void {
+  const failed = failuresOf(tests);
+  const state = failed > 0 ? `FAILED (${failed} of ${tests.length})` : `ok (${tests.length})`;
+  console.log(`  ${title}: ${state} ${seconds.toFixed(1)} s`);
+}
+
+const failuresOf = (tests: readonly TestRecord[]) => tests.filter((test) => test.outcome === "failed").length;
+
+/** Runs the jobs of a lane, at most `concurrency` at a time, and prints a line for each. None when it is not prepared. */
+async function runLane(
+  { lane, jobs }: Selection,
+  preparation: Promise<JobResult> | undefined,
+): Promise<JobResult[]> {
   const results: JobResult[] = [];
+  const prepared = await preparation;
+  if (prepared !== undefined) {
+    results.push(prepared);
+    printJob(prepared);
+    if (failuresOf(prepared.tests) > 0) return results;
+  }
+  const queue = [...jobs];
   const worker = async () => {
     for (let job = queue.shift(); job !== undefined; job = queue.shift()) {
       const result = await runJob(job, lane);
       results.push(result);
-      const failed = result.tests.filter((test) => test.outcome === "failed").length;
-      const state =
-        failed > 0 ? `FAILED (${failed} of ${result.tests.length})` : `ok (${result.tests.length})`;
-      console.log(`  ${result.title}: ${state} ${result.seconds.toFixed(1)} s`);
+      printJob(result);
     }
   };
   await Promise.all(Array.from({ length: lane.concurrency }, worker));
@@ -281,10 +317,14 @@ async function main(): Promise<number> {
   const started = performance.now();
   const all: JobResult[] = [];
   const emptyLanes: string[] = [];
-  for (const selection of select(process.argv.slice(2))) {
+  const selections = select(process.argv.slice(2)).map((selection) => ({
+    selection,
+    preparation: prepare(selection),
+  }));
+  for (const { selection, preparation } of selections) {
     const laneStarted = performance.now();
     console.log(`${selection.lane.name}:`);
-    const results = await runLane(selection);
+    const results = await runLane(selection, preparation);
     all.push(...results);
     const count = results.flatMap((result) => result.tests).length;
     if (count === 0) emptyLanes.push(selection.lane.name);

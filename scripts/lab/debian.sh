@@ -2,6 +2,7 @@
 # What the lab takes from Debian's archive, with the set-up's own way of asking for it (scripts/setup/apt.sh).
 #
 #   debian.sh mirror              prints the address of the archive that this system's apt configuration names
+#   debian.sh install PACKAGE...  installs what is missing; removes and upgrades nothing
 #   debian.sh qemu TARGET SUITE   unpacks QEMU of SUITE into TARGET; the system's own stays as it is
 set -euo pipefail
 
@@ -25,6 +26,8 @@ mirror() {
   }
   printf '%s\n' "$uri"
 }
+
+install() { install_system_packages "$@"; }
 
 qemu() {
   local target=$1

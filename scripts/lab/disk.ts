@@ -9,13 +9,16 @@ import { installedPackages, recipeKey, type Variant } from "./variant.ts";
 /** Room for images, logs and a second kernel; what is not written takes no space. */
 const DISK_BYTES = 8 * 2 ** 30;
 
+const debianScript = join(repositoryRoot, "scripts/lab/debian.sh");
+
 /** Whether the disk is what the recipe would build. */
 export function isBuilt(variant: Variant): boolean {
   const places = placesOf(variant.name);
-  return existsSync(places.key) && readFileSync(places.key, "utf8") === recipeKey(variant);
+  const files = [places.key, places.disk, places.kernel, places.initrd, places.sshKey];
+  return files.every((file) => existsSync(file)) && readFileSync(places.key, "utf8") === recipeKey(variant);
 }
 
-/** Builds the disk unless it is there. Preconditions: root. */
+/** Builds the disk unless it is there. @throws without root */
 export async function buildDisk(variant: Variant): Promise<void> {
   const places = placesOf(variant.name);
   if (isBuilt(variant)) {
@@ -23,9 +26,9 @@ export async function buildDisk(variant: Variant): Promise<void> {
     return;
   }
   const key = recipeKey(variant);
+  if (process.getuid?.() !== 0) throw new Error("building a disk needs root: debootstrap and mounts");
   await installTools();
-  const script = (name: string) => join(repositoryRoot, "scripts/lab", name);
-  const mirror = execFileSync("bash", [script("debian.sh"), "mirror"], { encoding: "utf8" }).trim();
+  const mirror = execFileSync("bash", [debianScript, "mirror"], { encoding: "utf8" }).trim();
   for (const file of [places.key, places.snapshot.key, places.sshKey, `${places.sshKey}.pub`]) {
     rmSync(file, { force: true });
   }
@@ -35,7 +38,14 @@ export async function buildDisk(variant: Variant): Promise<void> {
   execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", places.sshKey]);
   say(`${variant.name}: downloads some 250 MB of Debian ${variant.suite} from this system's own mirror`);
   const namespace = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"];
-  const make = ["bash", script("make-disk.sh"), places.dir, variant.suite, mirror, packageCache];
+  const make = [
+    "bash",
+    join(repositoryRoot, "scripts/lab/make-disk.sh"),
+    places.dir,
+    variant.suite,
+    mirror,
+    packageCache,
+  ];
   const content = [String(DISK_BYTES / 1024), variant.kernel, ...installedPackages(variant)];
   await commandStep(`disk of ${variant.name}`, [...namespace, ...make, ...content]);
   renameSync(`${places.disk}.new`, places.disk);
@@ -50,8 +60,5 @@ async function installTools(): Promise<void> {
   ];
   const missing = tools.filter(([file]) => !existsSync(file)).map(([, name]) => name);
   if (missing.length === 0) return;
-  const install = ["apt-get", "-q", "-y", "--no-install-recommends", "--no-remove", "install", ...missing];
-  await commandStep(`installing ${missing.join(", ")}`, install, {
-    env: { DEBIAN_FRONTEND: "noninteractive" },
-  });
+  await commandStep(`installing ${missing.join(", ")}`, ["bash", debianScript, "install", ...missing]);
 }

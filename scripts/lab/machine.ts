@@ -1,5 +1,5 @@
 /** One running host of the lab: started from its disk or from a saved state, entered, saved, ended. */
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   closeSync,
@@ -7,22 +7,23 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { withDeadline } from "../../src/base/deadline.ts";
 import { isSameProcess, processStartTime } from "../../src/persist/proc.ts";
 import { duplexByteStream, QmpClient } from "../../src/qmp/index.ts";
-import { type Places, placesOf } from "./places.ts";
+import { type Places, placesOf, RUN_PREFIX, runDir } from "./places.ts";
 import { hostArguments, provideQemu, type Qemu, snapshotKey } from "./qemu.ts";
 import { closeCommand, type SshTarget, sshCommand } from "./ssh.ts";
-import { say, step } from "./steps.ts";
+import { ENDS_WITH_US, say, step } from "./steps.ts";
 
 /** A boot takes some 40 s on an idle machine with two cores. */
 const BOOT_LIMIT_MS = 600_000;
@@ -32,16 +33,17 @@ const SOCKET_LIMIT_MS = 20_000;
 interface Record {
   readonly pid: number;
   readonly startTime: string;
-  readonly sshPort: number;
   /** Short, for the sake of socket paths. */
   readonly sockets: string;
+  /** From when QEMU has told it. */
+  readonly sshPort?: number;
 }
 
 export interface StartInit {
   readonly variant: string;
   /** Directory for what this host writes; made, and removed with it. */
   readonly dir: string;
-  /** Goes on after this process has ended; else it ends with this process's group. */
+  /** Goes on after this process has ended; else it ends with it. */
   readonly detached: boolean;
   /** Boot although there is a saved state. */
   readonly fresh?: boolean;
@@ -50,7 +52,7 @@ export interface StartInit {
 export class LabMachine {
   readonly places: Places;
   readonly dir: string;
-  readonly #record: Record;
+  #record: Record;
 
   private constructor(places: Places, dir: string, record: Record) {
     this.places = places;
@@ -63,26 +65,29 @@ export class LabMachine {
     const places = placesOf(init.variant);
     const qemu = await provideQemu();
     const saved = init.fresh !== true && isSaved(qemu, places);
+    if (!existsSync(places.disk)) throw new Error(`${init.variant} has no disk: npm run lab -- build`);
+    removeDead(init.variant);
     rmSync(init.dir, { recursive: true, force: true });
     mkdirSync(init.dir, { recursive: true });
     const disk = join(init.dir, "disk.qcow2");
     const [below, format] = saved ? [places.snapshot.disk, "qcow2"] : [places.disk, "raw"];
     execFileSync(qemu.image, ["create", "-q", "-f", "qcow2", "-b", below, "-F", format, disk]);
     const sockets = mkdtempSync(join(tmpdir(), "lab-"));
-    const sshPort = await freePort();
     const args = hostArguments(qemu, {
       places,
       disk,
       sockets,
       console: join(init.dir, "console.log"),
-      sshPort,
       ...(saved ? { state: places.snapshot.state } : {}),
     });
     const pid = spawnQemu(qemu, args, join(init.dir, "qemu.log"), init.detached);
-    const record: Record = { pid, startTime: processStartTime(pid) ?? "", sshPort, sockets };
-    writeFileSync(join(init.dir, "record.json"), JSON.stringify(record));
+    const record: Record = { pid, startTime: processStartTime(pid) ?? "", sockets };
     const machine = new LabMachine(places, init.dir, record);
+    machine.#write(record);
     try {
+      const qmp = await machine.#qmp();
+      machine.#write({ ...record, sshPort: await sshPortOf(qmp) });
+      qmp.close();
       if (saved) await step("resuming the saved host", () => machine.#resume());
       else await step("booting the host", () => machine.#booted());
     } catch (error) {
@@ -95,15 +100,29 @@ export class LabMachine {
 
   /** The host that `start` left running in `dir`. */
   static find(variant: string, dir: string): LabMachine | undefined {
-    const file = join(dir, "record.json");
-    if (!existsSync(file)) return undefined;
-    const record = JSON.parse(readFileSync(file, "utf8")) as Record;
-    if (!isSameProcess(record.pid, record.startTime)) return undefined;
+    const record = readRecord(dir);
+    if (record === undefined || !isSameProcess(record.pid, record.startTime)) return undefined;
     return new LabMachine(placesOf(variant), dir, record);
   }
 
+  /** QEMU's process. */
+  get pid(): number {
+    return this.#record.pid;
+  }
+
+  get running(): boolean {
+    return isSameProcess(this.#record.pid, this.#record.startTime);
+  }
+
   get ssh(): SshTarget {
-    return { key: this.places.sshKey, port: this.#record.sshPort, sockets: this.#record.sockets };
+    const { sshPort, sockets } = this.#record;
+    if (sshPort === undefined) throw new Error("the host is still being started");
+    return { key: this.places.sshKey, port: sshPort, sockets };
+  }
+
+  #write(record: Record): void {
+    this.#record = record;
+    writeFileSync(recordFile(this.dir), JSON.stringify(record));
   }
 
   /** Saves the host as what later ones go on from, which ends it. Preconditions: booted from the disk. */
@@ -222,6 +241,24 @@ export class LabMachine {
   }
 }
 
+const recordFile = (dir: string) => join(dir, "record.json");
+
+function readRecord(dir: string): Record | undefined {
+  const file = recordFile(dir);
+  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Record) : undefined;
+}
+
+/** Removes what hosts wrote that were killed together with those who would have stopped them. */
+function removeDead(variant: string): void {
+  const { dir } = placesOf(variant);
+  for (const name of readdirSync(dir).filter((entry) => entry.startsWith(RUN_PREFIX))) {
+    const record = readRecord(join(dir, name));
+    if (record === undefined || isSameProcess(record.pid, record.startTime)) continue;
+    rmSync(record.sockets, { recursive: true, force: true });
+    rmSync(join(dir, name), { recursive: true, force: true });
+  }
+}
+
 /** Whether there is a saved state that the host can go on from. */
 export function isSaved(qemu: Qemu, places: Places): boolean {
   const { key } = places.snapshot;
@@ -232,7 +269,7 @@ export function isSaved(qemu: Qemu, places: Places): boolean {
 export async function provideSnapshot(variant: string): Promise<void> {
   const places = placesOf(variant);
   if (isSaved(await provideQemu(), places)) return say(`${variant}: the saved host is up to date`);
-  const dir = join(places.dir, "run-to-save");
+  const dir = runDir(variant, "to-save");
   const machine = await LabMachine.start({ variant, dir, detached: false, fresh: true });
   try {
     await step("saving the host", () => machine.save());
@@ -241,41 +278,27 @@ export async function provideSnapshot(variant: string): Promise<void> {
   }
 }
 
+/** @returns the pid. Unless `detached` it ends with this process, however that ends. */
 function spawnQemu(qemu: Qemu, args: readonly string[], log: string, detached: boolean): number {
   const fd = openSync(log, "w");
+  const argv = [...(detached ? [] : ENDS_WITH_US), qemu.system, ...args];
   try {
-    const child = spawn(qemu.system, args, { stdio: ["ignore", fd, fd], detached });
+    const child = spawn(argv[0] ?? "", argv.slice(1), { stdio: ["ignore", fd, fd], detached });
     child.on("error", () => undefined); // the pid is then undefined
-    if (child.pid === undefined) throw new Error(`${qemu.system} cannot be started`);
+    if (child.pid === undefined) throw new Error(`${argv[0]} cannot be started`);
     if (detached) child.unref();
-    else endWithUs(child);
     return child.pid;
   } finally {
     closeSync(fd);
   }
 }
 
-/** Kills `child` when this process is told to end. */
-function endWithUs(child: ChildProcess): void {
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    const end = () => {
-      child.kill("SIGKILL");
-      process.kill(process.pid, signal);
-    };
-    process.once(signal, end);
-    child.once("exit", () => process.off(signal, end));
-  }
-}
-
-/** A port of loopback that nothing uses now. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
+/** The port of loopback that QEMU leads to the host's ssh: the system chose it, so that it cannot be taken. */
+async function sshPortOf(qmp: QmpClient): Promise<number> {
+  const answer = await qmp.executeRaw("human-monitor-command", { "command-line": "info usernet" });
+  const port = /TCP\[HOST_FORWARD\] +\d+ +127\.0\.0\.1 +(\d+) /.exec(String(answer))?.[1];
+  if (port === undefined) throw new Error(`QEMU does not lead to the host's ssh: ${answer}`);
+  return Number(port);
 }
 
 /** Connects to a socket that QEMU makes as it starts. */

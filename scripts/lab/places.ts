@@ -31,9 +31,15 @@ export function placesOf(variant: string) {
       state: join(dir, "snapshot.state"),
       key: join(dir, "snapshot.key"),
     },
-    /** The host of `lab up`. */
-    run: join(dir, "run"),
   } as const;
 }
 
 export type Places = ReturnType<typeof placesOf>;
+
+/** What the directories of running hosts begin with. */
+export const RUN_PREFIX = "run-";
+
+/** What the running host `name` of a variant writes. */
+export function runDir(variant: string, name: string): string {
+  return join(placesOf(variant).dir, `${RUN_PREFIX}${name}`);
+}

@@ -55,15 +55,13 @@ export interface HostArguments {
   readonly sockets: string;
   /** File for the host's serial console. */
   readonly console: string;
-  /** Port of loopback that leads to the host's ssh. */
-  readonly sshPort: number;
   /** Saved state to go on from. */
   readonly state?: string;
 }
 
 /** The host emulated in software: AMD's virtualisation in it, two processors, no network but the way to its ssh. */
 export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
-  const { places, disk, sockets, console, sshPort, state } = init;
+  const { places, disk, sockets, console, state } = init;
   const options = [
     ["-M", "q35"],
     ["-accel", "tcg,thread=multi"],
@@ -78,7 +76,8 @@ export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
     ["-chardev", `socket,id=ready,path=${join(sockets, "ready")},server=on,wait=off`],
     ["-device", "virtserialport,chardev=ready,name=lab.ready"],
     ["-drive", `file=${disk},format=qcow2,if=virtio,cache=unsafe`],
-    ["-netdev", `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${sshPort}-:22`],
+    // Port 0: one that is free.
+    ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"],
     ["-device", "virtio-net-pci,netdev=net"],
     ["-device", "virtio-rng-pci"],
     ["-kernel", places.kernel, "-initrd", places.initrd],
@@ -90,7 +89,7 @@ export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
 
 /** What a saved state depends on: the emulator, its command line, the disk below it. */
 export function snapshotKey(qemu: Qemu, places: Places): string {
-  const same = { disk: "", sockets: "", console: "", sshPort: 0 };
+  const same = { disk: "", sockets: "", console: "" };
   return createHash("sha256")
     .update(readFileSync(qemu.system))
     .update(JSON.stringify(hostArguments(qemu, { places, ...same })))

@@ -9,6 +9,9 @@ const TAIL_LINES = 30;
 const COMMAND_LIMIT_MS = 3_600_000;
 const END_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
+/** In front of a command: the kernel kills it when we are gone, be it by SIGKILL (prctl(2), PR_SET_PDEATHSIG). */
+export const ENDS_WITH_US = ["/usr/bin/setpriv", "--pdeathsig", "KILL"] as const;
+
 export function say(text: string): void {
   process.stderr.write(`lab: ${text}\n`);
 }
@@ -51,7 +54,7 @@ function loggedCommand(
   log: string,
   options: CommandOptions,
 ): Promise<void> {
-  const [file = "", ...args] = argv;
+  const [file, ...args] = [...ENDS_WITH_US, ...argv];
   const started = performance.now();
   const fd = openSync(log, "w");
   const child = spawn(file, args, {

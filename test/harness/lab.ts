@@ -1,9 +1,9 @@
 /** A host of the lab for a test file: resumed from its saved state, ended with the file. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LabMachine } from "../../scripts/lab/machine.ts";
-import { labRoot } from "../../scripts/lab/places.ts";
+import { runDir } from "../../scripts/lab/places.ts";
 import { getCommand, putCommand, sshCommand } from "../../scripts/lab/ssh.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { busyboxEntries, writeImage } from "./oci-image.ts";
@@ -31,8 +31,7 @@ export class LabHost implements AsyncDisposable {
   /** The caller disposes of it. Preconditions: `npm run lab -- snapshot` (which `npm run lab -- test` does first). */
   static async start(): Promise<LabHost> {
     const scratch = mkdtempSync(join(tmpdir(), "caisson-lab-"));
-    mkdirSync(labRoot, { recursive: true });
-    const dir = join(labRoot, labVariant, `run-${process.pid}`);
+    const dir = runDir(labVariant, String(process.pid));
     const machine = await LabMachine.start({ variant: labVariant, dir, detached: false });
     return new LabHost(machine, scratch);
   }

@@ -1,0 +1,98 @@
+/** `lab test`: runs of the lab's lane, one after another, and a record of how each ended. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
+import { join } from "node:path";
+import { finished } from "node:stream/promises";
+import { logs, repositoryRoot } from "./places.ts";
+import { say } from "./steps.ts";
+
+export interface RunRecord {
+  /** ISO 8601. */
+  readonly started: string;
+  readonly files: readonly string[];
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+  readonly seconds: number;
+  readonly failures: readonly string[];
+}
+
+export interface RunsReport {
+  readonly host: string;
+  readonly node: string;
+  readonly processor: string;
+  readonly processors: number;
+  readonly runs: readonly RunRecord[];
+}
+
+export interface RunsInit {
+  /** Which host the lab is. */
+  readonly variant: string;
+  /** What scripts/test.ts shall run. */
+  readonly files: readonly string[];
+  readonly count: number;
+  /** File for the report; runs that it has already are kept. */
+  readonly report?: string;
+}
+
+/** Runs the tests `count` times, without the second chance that CI gives. @returns the exit status: 0 when all passed */
+export async function testRuns({ variant, files, count, report }: RunsInit): Promise<number> {
+  mkdirSync(logs, { recursive: true });
+  let status = 0;
+  for (let run = 1; run <= count; run++) {
+    const log = join(logs, `test-run-${run}.log`);
+    const { code, record } = await testRun(variant, files, log);
+    if (code !== 0) status = 1;
+    if (count > 1) say(`run ${run} of ${count}: ${summary(record)}; ${log}`);
+    if (report !== undefined) append(report, variant, record);
+  }
+  return status;
+}
+
+async function testRun(variant: string, files: readonly string[], log: string) {
+  const started = new Date();
+  const script = join(repositoryRoot, "scripts/test.ts");
+  const child = spawn(process.execPath, ["--import", "tsx", script, ...files], {
+    stdio: ["inherit", "pipe", "inherit"],
+    env: { ...process.env, CI: "false", CAISSON_LAB_HOST: variant },
+  });
+  const copy = createWriteStream(log);
+  child.stdout.pipe(process.stdout, { end: false });
+  child.stdout.pipe(copy);
+  const [[code]] = (await Promise.all([once(child, "exit"), finished(copy)])) as [[number | null], unknown];
+  return { code, record: recordOf(readFileSync(log, "utf8"), started, files) };
+}
+
+/** What scripts/test.ts printed; a run that it did not count counts as one failure. */
+export function recordOf(output: string, started: Date, files: readonly string[]): RunRecord {
+  const counts = /^(\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(output);
+  const [passed, failed, skipped] = counts === null ? [0, 1, 0] : counts.slice(1).map(Number);
+  const failures = [...output.matchAll(/^--- (?!output$)(.*)$/gm)].map((match) => match[1] ?? "");
+  const seconds = Math.round((Date.now() - started.getTime()) / 1000);
+  return {
+    started: started.toISOString(),
+    files,
+    passed: passed ?? 0,
+    failed: failed ?? 0,
+    skipped: skipped ?? 0,
+    seconds,
+    failures,
+  };
+}
+
+const summary = ({ passed, failed, seconds }: RunRecord) =>
+  `${passed} passed, ${failed} failed, ${seconds} s`;
+
+function append(file: string, variant: string, record: RunRecord): void {
+  const before = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as RunsReport).runs : [];
+  const report: RunsReport = {
+    host: variant,
+    node: process.version,
+    processor: cpus()[0]?.model ?? "",
+    processors: availableParallelism(),
+    runs: [...before, record],
+  };
+  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+}
