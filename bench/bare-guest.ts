@@ -11,6 +11,8 @@ import { runOk } from "../test/harness/run.ts";
 import type { World } from "../test/harness/world.ts";
 import { floorCommand } from "./floor.ts";
 
+const MODULE_LIMIT_BYTES = 1 << 26;
+
 export interface BareGuestInit {
   readonly world: World;
   /** The command line of a sandbox's QEMU. */
@@ -24,6 +26,8 @@ export interface BareGuestInit {
   /** Run by sh, then the machine is powered off. */
   readonly script: string;
   readonly timeoutMs: number;
+  /** Called with all that the guest has printed, each time that there is more. */
+  readonly onOutput?: (text: string) => void;
 }
 
 /** @returns what the guest printed. */
@@ -31,7 +35,15 @@ export async function runBareGuest(init: BareGuestInit): Promise<string> {
   const initrd = join(init.world.dir, "bare.img");
   writeFileSync(initrd, cpioArchive(await entries(init), 0));
   const argv = [...floorCommand(init.sandbox, initrd), ...init.devices, "-serial", "stdio"];
-  return (await runOk(init.world.enter(argv), { timeoutMs: init.timeoutMs })).stdout;
+  const { timeoutMs, onOutput } = init;
+  if (onOutput === undefined) return (await runOk(init.world.enter(argv), { timeoutMs })).stdout;
+  let output = "";
+  const onStdout = (chunk: Buffer) => {
+    output += chunk.toString();
+    onOutput(output);
+  };
+  await runOk(init.world.enter(argv), { timeoutMs, onStdout });
+  return output;
 }
 
 async function entries({ modules, programs, script }: BareGuestInit): Promise<CpioEntry[]> {
@@ -40,14 +52,14 @@ async function entries({ modules, programs, script }: BareGuestInit): Promise<Cp
     "#!/bin/sh",
     "export PATH=/bin",
     "mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys",
-    ...drivers.map((path) => `insmod /modules/${basename(path)}`),
+    ...drivers.map((path) => `insmod /modules/${basename(path, ".xz")}`),
     script,
     "poweroff -f",
   ];
   const files = [
     { path: "/bin/busybox", data: readFileSync(built.busybox) },
     ...Object.entries(programs).map(([name, path]) => ({ path: `/bin/${name}`, data: readFileSync(path) })),
-    ...drivers.map((path) => ({ path: `/modules/${basename(path)}`, data: readFileSync(path) })),
+    ...drivers.map((path) => ({ path: `/modules/${basename(path, ".xz")}`, data: moduleBytes(path) })),
     { path: "/init", data: Buffer.from(`${lines.join("\n")}\n`) },
   ];
   const applets = (await runOk([built.busybox, "--list"])).stdout.trim().split("\n");
@@ -61,6 +73,12 @@ async function entries({ modules, programs, script }: BareGuestInit): Promise<Cp
       .map((name) => ({ kind: "symlink", path: `/bin/${name}`, target: "busybox" }) as const),
   ];
 }
+
+/** Debian 13 compresses its modules. */
+const moduleBytes = (path: string): Buffer =>
+  path.endsWith(".xz")
+    ? execFileSync("xz", ["--decompress", "--stdout", path], { maxBuffer: MODULE_LIMIT_BYTES })
+    : readFileSync(path);
 
 /** The modules of the guest's kernel, each after those that it needs itself. */
 function driverPaths(modules: readonly string[]): string[] {

@@ -1,6 +1,7 @@
 /** What a measurement depends on. */
 import { readFileSync } from "node:fs";
-import { cpus, totalmem } from "node:os";
+import { cpus, loadavg, totalmem } from "node:os";
+import { detectAccel } from "../src/hypervisor/accel.ts";
 import { runOk } from "../test/harness/run.ts";
 
 export type HostFacts = Readonly<Record<string, string | number>>;
@@ -20,6 +21,9 @@ export async function hostFacts(): Promise<HostFacts> {
     node: process.version,
     qemu: await firstLine("qemu-system-x86_64", "--version"),
     containerd: await firstLine("containerd", "--version"),
+    accel: detectAccel().accel,
+    // Of the last minute: what else the machine does moves times.
+    load: Number((loadavg()[0] ?? 0).toFixed(1)),
     commit: await firstLine("git", "rev-parse", "--short", "HEAD").catch(() => "unknown"),
   };
 }

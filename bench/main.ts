@@ -1,18 +1,10 @@
-/** `npm run bench`: runs a suite, compares two results, puts results into docs/performance.md. */
-import { readFileSync, writeFileSync } from "node:fs";
+/** `npm run bench`: runs a suite, compares two results, makes documents of results. */
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { repositoryRoot } from "../test/harness/paths.ts";
+import { keep, writeDocuments } from "./documents.ts";
 import { hostFacts } from "./host-facts.ts";
-import {
-  comparison,
-  factLines,
-  makeReport,
-  readReport,
-  textTable,
-  withFigures,
-  writeReport,
-} from "./report.ts";
+import { comparison, factLines, makeReport, readReport, textTable, writeReport } from "./report.ts";
 import type { Suite } from "./suite.ts";
 import { bootSuite } from "./suites/boot.ts";
 import { densitySuite } from "./suites/density.ts";
@@ -34,29 +26,57 @@ const suites: readonly Suite[] = [
   stdioSuite,
 ];
 
+/** Those whose results the budgets and docs/performance.md are made from. */
+const whole: readonly Suite[] = [bootSuite, execSuite, stdioSuite, memorySuite, fsSuite, densitySuite];
+
+const DEFAULT_RUNS = 5;
+
 const usage = `Usage: npm run bench -- SUITE [--runs N] [--max N] [--json FILE]
+       npm run bench -- all [--runs N]
        npm run bench -- compare A.json B.json
-       npm run bench -- docs FILE.json...
+       npm run bench -- docs [FILE.json...]
 
 A suite prints a table and writes its values with the facts of the host as JSON (default .cache/bench/SUITE.json).
-compare sets two such files side by side; ranges that do not overlap are marked "apart". docs puts them into
-docs/performance.md.
+all runs ${whole.map(({ name }) => name).join(", ")}, one after the other; one that fails does not keep
+the next from running. compare sets two such files side by side; ranges that do not overlap are marked "apart". docs
+keeps such files in bench/results (all's own, where none is named) and makes the tables of docs/performance.md and
+docs/SPECIFICATION.md from what is there.
 
-  --runs N     how often everything is measured (default 5)
+  --runs N     how often everything is measured (default ${DEFAULT_RUNS}, where a suite does not say otherwise)
   --max N      density: at most so many sandboxes; fs: files of the tree instead of 10,000
 
 Suites:
-${suites.map(({ name, summary }) => `  ${name.padEnd(8)} ${summary}`).join("\n")}`;
+${suites.map(({ name, summary, defaultRuns }) => `  ${name.padEnd(8)} ${summary}${defaultRuns === undefined ? "" : ` (--runs ${defaultRuns})`}`).join("\n")}`;
 
-async function measure(suite: Suite, runs: number, max: number | undefined, file: string): Promise<void> {
+const resultFile = (name: string): string => join(repositoryRoot, `.cache/bench/${name}.json`);
+
+interface Bounds {
+  readonly runs?: number | undefined;
+  readonly max?: number | undefined;
+}
+
+async function measure(suite: Suite, file: string, { runs, max }: Bounds): Promise<void> {
   const host = await hostFacts();
   const progress = (text: string) => void process.stderr.write(`bench: ${suite.name}: ${text}\n`);
-  const measurements = await suite.run({ runs, max, progress });
+  const measurements = await suite.run({ runs: runs ?? suite.defaultRuns ?? DEFAULT_RUNS, max, progress });
   const report = makeReport(suite.name, host, measurements);
   writeReport(file, report);
   console.log(
     `${factLines(host).join("\n")}\n\n${suite.table?.(measurements) ?? textTable(report)}\n\nJSON: ${file}`,
   );
+}
+
+/** @throws when one of them failed, naming each that did. */
+async function measureAll(runs: number | undefined): Promise<void> {
+  const failed: string[] = [];
+  for (const suite of whole) {
+    const begun = performance.now();
+    await measure(suite, resultFile(suite.name), { runs }).catch((error: unknown) => {
+      failed.push(`${suite.name}: ${error instanceof Error ? error.message : error}`);
+    });
+    process.stderr.write(`bench: ${suite.name} took ${Math.round((performance.now() - begun) / 1000)} s\n`);
+  }
+  if (failed.length > 0) throw new Error(failed.join("\n"));
 }
 
 function wholeNumber(name: string, text: string): number {
@@ -69,7 +89,7 @@ async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      runs: { type: "string", default: "5" },
+      runs: { type: "string" },
       max: { type: "string" },
       json: { type: "string" },
       help: { type: "boolean", short: "h", default: false },
@@ -77,16 +97,19 @@ async function main(): Promise<void> {
   });
   const [verb, ...rest] = positionals;
   const suite = suites.find(({ name }) => name === verb);
+  const runs = values.runs === undefined ? undefined : wholeNumber("runs", values.runs);
   if (values.help) console.log(usage);
   else if (suite !== undefined && rest.length === 0) {
     const max = values.max === undefined ? undefined : wholeNumber("max", values.max);
-    const file = resolve(values.json ?? join(repositoryRoot, `.cache/bench/${suite.name}.json`));
-    await measure(suite, wholeNumber("runs", values.runs), max, file);
+    const file = resolve(values.json ?? resultFile(suite.name));
+    await measure(suite, file, { runs, max });
   } else if (verb === "compare" && rest[0] !== undefined && rest[1] !== undefined && rest.length === 2) {
     console.log(comparison(readReport(rest[0]), readReport(rest[1])));
-  } else if (verb === "docs" && rest.length > 0) {
-    const document = join(repositoryRoot, "docs/performance.md");
-    writeFileSync(document, rest.map(readReport).reduce(withFigures, readFileSync(document, "utf8")));
+  } else if (verb === "all" && rest.length === 0) {
+    await measureAll(runs);
+  } else if (verb === "docs") {
+    keep(rest.length > 0 ? rest : whole.map(({ name }) => resultFile(name)));
+    writeDocuments();
   } else throw new Error(usage);
 }
 

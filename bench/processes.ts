@@ -10,32 +10,65 @@ const COMPONENTS: Readonly<Record<string, (commandLine: string) => boolean>> = {
   "vsock backend": (line) => line.includes("vhost-device-vsock"),
 };
 
-/** Proportional set size (Documentation/filesystems/proc.rst, smaps_rollup); 0 for a process that has gone. */
-export function pssMiB(pid: number): number {
-  try {
-    return (
-      Number(/^Pss: +(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1] ?? 0) / 1024
-    );
-  } catch {
-    return 0;
-  }
+/**
+ * Proportional set size in MiB (Documentation/filesystems/proc.rst, smaps_rollup): what is shared counts by the number of
+ * those who share it. Of a QEMU, `shared` is its guest's memory.
+ */
+export interface Pss {
+  readonly all: number;
+  readonly anonymous: number;
+  readonly shared: number;
+  /** Pages of files: programs, libraries and, in a QEMU, kernel and initrd. The host can drop them and read them anew. */
+  readonly files: number;
 }
 
-/** PSS of all sandboxes of `world` by component, MiB. */
-export function sandboxMemory(world: World): ReadonlyMap<string, number> {
-  const processes = world.processes();
-  return new Map(
-    Object.entries(COMPONENTS).map(([name, matches]) => [
-      name,
-      sumPss(processes.filter((it) => matches(it.commandLine))),
-    ]),
+const NOTHING: Pss = { all: 0, anonymous: 0, shared: 0, files: 0 };
+
+/** Zeros for a process that has gone. */
+export function pssMiB(pid: number): Pss {
+  let text: string;
+  try {
+    text = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  } catch {
+    return NOTHING;
+  }
+  const field = (name: string) => Number(new RegExp(`^${name}: +(\\d+) kB`, "m").exec(text)?.[1] ?? 0) / 1024;
+  return {
+    all: field("Pss"),
+    anonymous: field("Pss_Anon"),
+    shared: field("Pss_Shmem"),
+    files: field("Pss_File"),
+  };
+}
+
+/** PSS of all sandboxes of `world` by component. */
+export function sandboxMemory(world: World): ReadonlyMap<string, Pss> {
+  return new Map(Object.entries(COMPONENTS).map(([name, matches]) => [name, memoryOf(world, matches)]));
+}
+
+/** PSS of everything in `world` whose command line matches. */
+export function memoryOf(world: World, matches: (commandLine: string) => boolean): Pss {
+  return sum(
+    world
+      .processes()
+      .filter((it) => matches(it.commandLine))
+      .map(({ pid }) => pssMiB(pid)),
   );
 }
 
-/** PSS of everything in `world` whose command line matches, MiB. */
-export function memoryOf(world: World, matches: (commandLine: string) => boolean): number {
-  return sumPss(world.processes().filter((it) => matches(it.commandLine)));
-}
+/** A container of runc's that sleeps: shim and process. */
+export const isRuncSleeper = (commandLine: string): boolean =>
+  /containerd-shim-runc|^sleep 100000/.test(commandLine);
 
-const sumPss = (processes: readonly { readonly pid: number }[]): number =>
-  processes.reduce((sum, { pid }) => sum + pssMiB(pid), 0);
+export function sum(parts: Iterable<Pss>): Pss {
+  let total = NOTHING;
+  for (const part of parts) {
+    total = {
+      all: total.all + part.all,
+      anonymous: total.anonymous + part.anonymous,
+      shared: total.shared + part.shared,
+      files: total.files + part.files,
+    };
+  }
+  return total;
+}

@@ -1,4 +1,4 @@
-/** Results as files and as text: tables on the terminal, tables for docs/performance.md, the comparison of two builds. */
+/** Results as files and as text: tables on the terminal and in Markdown, the comparison of two builds. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import type { HostFacts } from "./host-facts.ts";
@@ -44,9 +44,19 @@ export function readReport(file: string): Report {
 
 const HEADER = ["measure", "median", "p99", "unit", "min", "max", "values"];
 
+/** A figure with as many decimals as its unit deserves. */
+export const shown = (value: number, unit: Measurement["unit"]): string => value.toFixed(decimals[unit]);
+
+/** The median of the measure `name`. @throws when the report has none. */
+export function medianOf({ suite, results }: Report, name: string): number {
+  const found = results.find((result) => result.name === name);
+  if (found === undefined) throw new Error(`the result of the suite ${suite} has no "${name}"`);
+  return found.summary.median;
+}
+
 function rowsOf({ results }: Report): string[][] {
   return results.map(({ name, unit, summary }) => {
-    const show = (value: number) => value.toFixed(decimals[unit]);
+    const show = (value: number) => shown(value, unit);
     const { runs, median, p99, min, max } = summary;
     const several = (value: number) => (runs > 1 ? show(value) : "");
     return [name, show(median), several(p99), unit, several(min), several(max), String(runs)];
@@ -54,6 +64,16 @@ function rowsOf({ results }: Report): string[][] {
 }
 
 export const textTable = (report: Report): string => aligned([HEADER, ...rowsOf(report)]);
+
+/** The same in Markdown. */
+export function markdownTable(report: Report): string {
+  const textual = (column: number) => column === 0 || HEADER[column] === "unit";
+  return markdownRows([HEADER, HEADER.map((_, i) => (textual(i) ? "---" : "--:")), ...rowsOf(report)]);
+}
+
+/** `rows` as lines of a Markdown table. */
+export const markdownRows = (rows: readonly (readonly string[])[]): string =>
+  rows.map((cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`).join("\n");
 
 function aligned(rows: readonly string[][]): string {
   const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
@@ -77,7 +97,7 @@ export function comparison(a: Report, b: Report): string {
   const later = new Map(b.results.map((result) => [result.name, result]));
   const rows = a.results.map(({ name, unit, summary }) => {
     const other = later.get(name)?.summary;
-    const show = (value: number | undefined) => (value === undefined ? "" : value.toFixed(decimals[unit]));
+    const show = (value: number | undefined) => (value === undefined ? "" : shown(value, unit));
     const ratio =
       other === undefined || summary.median === 0 ? "" : (other.median / summary.median).toFixed(2);
     const apart = other !== undefined && (other.min > summary.max || other.max < summary.min);
@@ -99,24 +119,4 @@ export function comparison(a: Report, b: Report): string {
     ...fresh.map(({ name }) => `only in B: ${name}`),
     ...(differing.length > 0 ? [`B differs in ${differing.join("; ")}`] : []),
   ].join("\n");
-}
-
-const begin = (suite: string) => `<!-- figures of ${suite}: made by npm run bench -- docs -->`;
-const end = (suite: string) => `<!-- end of the figures of ${suite} -->`;
-
-/** `document` with the figures of `report` at their marks, or at the end under a heading of their own. */
-export function withFigures(document: string, report: Report): string {
-  const { suite } = report;
-  const row = (cells: readonly string[]) =>
-    `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const table = [
-    row(HEADER),
-    row(HEADER.map((_, i) => (i === 0 || i === 3 ? "---" : "--:"))),
-    ...rowsOf(report).map(row),
-  ];
-  const text = [begin(suite), "", factLines(report.host).join(", "), "", ...table, "", end(suite)].join("\n");
-  const from = document.indexOf(begin(suite));
-  const to = document.indexOf(end(suite));
-  if (from >= 0 && to > from) return document.slice(0, from) + text + document.slice(to + end(suite).length);
-  return `${document.trimEnd()}\n\n## Figures of the suite ${suite}\n\n${text}\n`;
 }

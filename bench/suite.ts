@@ -18,6 +18,8 @@ export interface SuiteInit {
 export interface Suite {
   readonly name: string;
   readonly summary: string;
+  /** Runs where the user says nothing, for a suite whose runs take long. */
+  readonly defaultRuns?: number;
   run(init: SuiteInit): Promise<Measurement[]>;
   /** The figures as a table in Markdown, for docs/performance.md. */
   table?(measurements: readonly Measurement[]): string;

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
 import { Collected } from "../collected.ts";
-import { memoryOf, sandboxMemory } from "../processes.ts";
+import { isRuncSleeper, memoryOf, type Pss, sandboxMemory, sum } from "../processes.ts";
 import type { Suite } from "../suite.ts";
 
 /** What the sandboxes may use together. */
@@ -15,38 +15,46 @@ export const densitySuite: Suite = {
   name: "density",
   summary:
     "idle sandboxes until 8 GiB are used (or --max N): memory of each by component, start of the nth; beside runc",
+  defaultRuns: 1,
   async run({ max = Number.POSITIVE_INFINITY, progress }) {
     const collected = new Collected();
-    let count = 0;
-    {
-      await using host = await TestHost.start();
-      for (let used = 0; count < max && used < BUDGET_MIB; ) {
-        count += 1;
-        const started = await timedStart(host, CAISSON_RUNTIME);
-        noteStart(collected, "caisson", count, started);
-        if (!isMark(count) && count < max) continue;
-        used = sum(sandboxMemory(host.world));
-        progress(
-          `${count} sandboxes, ${Math.round(used)} MiB, the last started in ${Math.round(started)} ms`,
-        );
-      }
-      await sleep(IDLE_MS);
-      const memory = sandboxMemory(host.world);
-      collected.add("sandboxes", "count", count);
-      for (const [name, mib] of memory) collected.add(`${name}, each`, "MiB", mib / count);
-      collected.add("sum, each", "MiB", sum(memory) / count);
-    }
+    const count = await fill(collected, max, progress);
     await using host = await TestHost.start();
+    progress(`${count} containers of runc`);
     for (let i = 1; i <= count; i++) noteStart(collected, "runc", i, await timedStart(host, RUNC_RUNTIME));
     await sleep(IDLE_MS);
-    const runc = memoryOf(host.world, (line) => /containerd-shim-runc|^sleep 100000/.test(line));
-    collected.add("runc: shim and process, each", "MiB", runc / count);
+    const runc = memoryOf(host.world, isRuncSleeper);
+    collected.add("runc: shim and process, each", "MiB", runc.all / count);
     return collected.measurements();
   },
 };
 
-const sum = (memory: ReadonlyMap<string, number>): number =>
-  [...memory.values()].reduce((total, mib) => total + mib, 0);
+/** Starts sandboxes of ours until no more fit. @returns how many there are */
+async function fill(collected: Collected, max: number, progress: (text: string) => void): Promise<number> {
+  await using host = await TestHost.start();
+  let count = 0;
+  for (let used = 0; count < max && used < BUDGET_MIB; ) {
+    count += 1;
+    const started = await timedStart(host, CAISSON_RUNTIME);
+    noteStart(collected, "caisson", count, started);
+    if (!isMark(count) && count < max) continue;
+    used = sum(sandboxMemory(host.world).values()).all;
+    progress(`${count} sandboxes, ${Math.round(used)} MiB, the last started in ${Math.round(started)} ms`);
+  }
+  await sleep(IDLE_MS);
+  note(collected, sandboxMemory(host.world), count);
+  return count;
+}
+
+function note(collected: Collected, memory: ReadonlyMap<string, Pss>, count: number): void {
+  collected.add("sandboxes", "count", count);
+  for (const [name, { all }] of memory) collected.add(`${name}, each`, "MiB", all / count);
+  const { all, anonymous, shared, files } = sum(memory.values());
+  collected.add("all four, each", "MiB", all / count);
+  collected.add("of it the guest's memory, each", "MiB", shared / count);
+  collected.add("of it the processes' own, each", "MiB", anonymous / count);
+  collected.add("of it pages of files, each", "MiB", files / count);
+}
 
 async function timedStart(host: TestHost, runtime: string): Promise<number> {
   const begun = performance.now();

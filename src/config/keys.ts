@@ -37,6 +37,11 @@ const hypervisorKeys = {
     allowed: "printable ASCII, at most 1024 characters",
     doc: "Appended to the guest kernel's command line, separated by spaces. Of equal parameters the last wins, so these do.",
   }),
+  guest_tracefs: bool({
+    annotation: true,
+    fallback: false,
+    doc: "Give the guest its kernel's trace events (/sys/kernel/tracing), for ftrace, perf and tools of BPF that look tracepoints up there. Kernel 6.1 makes some ten thousand files of them, which costs each guest 9 MiB and time at its start.",
+  }),
   firmware: text({
     kata: true,
     fallback: "",

@@ -60,6 +60,8 @@ export interface VmConfig {
   readonly firmware?: string | undefined;
   /** Appended to our own kernel command line. */
   readonly kernelParams: readonly string[];
+  /** The guest's kernel makes the files of its trace events. */
+  readonly tracefs?: boolean;
   /** Frequency of the guest's time stamp counter in kHz, where the guest could not tell it by itself. */
   readonly tscKhz?: number | undefined;
   /** Lets the guest kernel print its whole log on the console. */

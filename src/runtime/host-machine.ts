@@ -190,6 +190,7 @@ function launch(init: HostMachineInit, parts: LaunchParts, tscKhz: number | unde
         ...parts.vsock.transport.kernelParams,
         ...hypervisor.kernelParams.split(" ").filter((word) => word !== ""),
       ],
+      tracefs: hypervisor.guestTracefs,
       tscKhz,
       verboseConsole: hypervisor.enableDebug,
       cpuFeatures: hypervisor.cpuFeatures,

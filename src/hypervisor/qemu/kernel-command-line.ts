@@ -25,11 +25,22 @@ const base: readonly string[] = [
   "cgroup_no_v1=all",
 ];
 
+/**
+ * Initial calls of the kernel that only make files for whoever debugs the kernel, and how much memory a guest keeps for
+ * them (docs/decisions/0018-guest-memory.md). A name that a kernel does not have is passed over by it.
+ */
+const TRACEFS = "tracer_init_tracefs";
+const SLAB_SYSFS = "slab_sysfs_init";
+
 /** Parameters in order; the last of equal keys wins in the kernel, so the configuration's come last. */
 export function kernelCommandLine(
-  config: Pick<VmConfig, "kernelParams" | "verboseConsole" | "memoryMiB" | "maxMemoryMiB" | "tscKhz">,
+  config: Pick<
+    VmConfig,
+    "kernelParams" | "verboseConsole" | "memoryMiB" | "maxMemoryMiB" | "tracefs" | "tscKhz"
+  >,
 ): string {
   const params = [...base];
+  params.push(`initcall_blacklist=${config.tracefs === true ? SLAB_SYSFS : `${TRACEFS},${SLAB_SYSFS}`}`);
   if (config.verboseConsole !== true) params.push("quiet");
   // An emulated guest would measure it against a timer, and on a busy host get it wrong by a factor: its clock would run
   // that much too fast for as long as it lives.

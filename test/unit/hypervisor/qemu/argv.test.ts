@@ -58,6 +58,7 @@ const cases: Record<string, VmConfig> = {
     name: "a,b",
     hugepages: true,
     preallocate: true,
+    tracefs: true,
     verboseConsole: true,
     cpuFeatures: "vmx=off",
     machineOptions: "smm=off",
@@ -114,6 +115,13 @@ test("qemuCommand() refuses machines that make no sense, naming what", () => {
       String(message),
     );
   }
+});
+
+test("the guest's kernel makes the files of its trace events only where they are asked for", () => {
+  const skipped = (config: VmConfig) =>
+    /initcall_blacklist=(\S*)/.exec(qemuCommand(config, 9).args.join(" "))?.[1]?.split(",") ?? [];
+  assert.ok(skipped(minimal).includes("tracer_init_tracefs"));
+  assert.ok(!skipped({ ...minimal, tracefs: true }).includes("tracer_init_tracefs"));
 });
 
 test("the kernel command line ends with the configured parameters, which therefore win", () => {

@@ -1,0 +1,22 @@
+/** What a guest says of its memory. */
+
+/**
+ * MiB by what they are, from the guest's /proc/meminfo. "used" is the column of that name that `free` of procps 3 prints:
+ * neither free nor cache, and is what the budget of docs/SPECIFICATION.md is about. "not free" has the caches too, and
+ * with them the root file system, which is memory.
+ * @throws when a line is missing.
+ */
+export function guestMemory(meminfo: string): readonly (readonly [name: string, mib: number])[] {
+  const mib = (name: string): number => {
+    const kib = new RegExp(`^${name}: +(\\d+) kB$`, "m").exec(meminfo)?.[1];
+    if (kib === undefined) throw new Error(`/proc/meminfo has no ${name}:\n${meminfo}`);
+    return Number(kib) / 1024;
+  };
+  const notFree = mib("MemTotal") - mib("MemFree");
+  return [
+    ["used", notFree - mib("Buffers") - mib("Cached") - mib("SReclaimable")],
+    ["not free", notFree],
+    ["slab", mib("Slab")],
+    ["total", mib("MemTotal")],
+  ];
+}

@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Budget, budgets, budgetTable, budgetValue } from "../../../bench/budgets.ts";
+import { compact, documents, withBudgets, withFigures } from "../../../bench/documents.ts";
+import { makeReport } from "../../../bench/report.ts";
+
+const report = (value: number) =>
+  makeReport("fs", { node: "v20", load: 0.1 }, [{ name: "write", unit: "MiB/s", values: [value] }]);
+
+test("withFigures() appends a section, and replaces the figures of that suite and nothing else", () => {
+  const first = withFigures("# Performance\n\nWords.\n", report(10));
+  assert.match(
+    first,
+    /^# Performance\n\nWords\.\n\n## Figures of the suite fs\n\n<!-- figures of fs: made by/,
+  );
+  assert.match(first, /node: v20, load: 0\.1\n\n\| measure /);
+  const edited = `${first}\nWhat it says.\n`;
+  assert.equal(withFigures(edited, report(10)), edited, "equal figures change nothing");
+  const second = withFigures(edited, report(20));
+  assert.match(second, /\| write \| 20\.0 \|/);
+  assert.doesNotMatch(second, /\| 10\.0 \|/);
+  assert.ok(second.endsWith("\nWhat it says.\n"));
+  assert.equal(withFigures(second, report(10)), edited);
+});
+
+test("a kept result has every value to a thousandth, a line for each measure", () => {
+  const text = compact({ ...report(1.23456), host: { node: "v20", kernel: "6.1.0-56-cloud-amd64" } });
+  assert.deepEqual(JSON.parse(text), {
+    suite: "fs",
+    host: { node: "v20", kernel: "6.1.0" },
+    results: [{ name: "write", unit: "MiB/s", values: [1.235] }],
+  });
+  assert.equal(text.split("\n").filter((line) => line.includes('"name"')).length, 1);
+});
+
+test("withBudgets() wants its marks", () => {
+  assert.throws(() => withBudgets("# Specification\n", new Map()), /no marks/);
+});
+
+test("a budget is met up to its limit, in its unit, and a ratio divides the medians", () => {
+  const size: Budget = { what: "size", limit: 2, unit: "MB", suite: "s", measure: "bytes" };
+  const ratio: Budget = { what: "r", limit: 2, unit: "×", suite: "s", measure: "ours", over: "theirs" };
+  const result = makeReport("s", {}, [
+    { name: "bytes", unit: "bytes", values: [2_000_000] },
+    { name: "ours", unit: "ms", values: [10, 20, 90] },
+    { name: "theirs", unit: "ms", values: [8] },
+  ]);
+  assert.equal(budgetValue(size, result), 2);
+  assert.equal(budgetValue(ratio, result), 2.5);
+});
+
+test("the table says of each budget whether it is met, and of what was not measured that it was not", () => {
+  const rowWith = (values: readonly number[], start: string) => {
+    const report = makeReport("memory", {}, [{ name: "guest: used", unit: "MiB", values }]);
+    const rows = budgetTable(new Map([["memory", report]])).split("\n");
+    assert.equal(rows.length, 2 + budgets.length);
+    return rows.find((line) => line.startsWith(`| ${start}`)) ?? "";
+  };
+  assert.match(
+    rowWith([19.96, 20, 30], "guest memory used"),
+    /\| 20 MiB \| .*guest: used \| 20\.0 MiB \| yes \|$/,
+  );
+  assert.match(rowWith([20.04], "guest memory used"), /\| 20\.0 MiB \| no \|$/);
+  assert.match(rowWith([1], "initrd"), /\| not measured \| {2}\|$/);
+});
+
+test("docs/performance.md and docs/SPECIFICATION.md say what the kept results say", () => {
+  for (const { path, is, ought } of documents()) assert.equal(is, ought, `${path}: npm run bench -- docs`);
+});
