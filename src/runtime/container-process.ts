@@ -148,12 +148,13 @@ export class ContainerProcess {
   }
 
   /**
-   * Takes the guest's word for the exit: records it when the readers have what the process wrote before it, which has a
+   * Takes the guest's first word for the exit: records it when the readers have what the process wrote before it, which has a
    * limit. A client may close its ends when it hears of the exit (containerd's own before 1.6.22 and 1.7.3 does), and
    * what it has not read by then is lost.
    */
   async ended(exit: ProcessExit, written: OutputBytes): Promise<void> {
-    this.#ended ??= exit;
+    if (this.#hasEnded) return;
+    this.#ended = exit;
     await this.#io?.handOver(written);
     this.settle(exit);
   }

@@ -131,9 +131,13 @@ export class OutputEnd {
   }
 }
 
-/** Bytes that wait in the pipe or terminal. */
+/** Bytes that wait in the pipe or terminal; none in one that can no longer tell. */
 function unread(fd: number): number {
   const count = new Int32Array(1);
-  sys.ioctlBuffer(fd, FIONREAD, count.buffer);
+  try {
+    sys.ioctlBuffer(fd, FIONREAD, count.buffer);
+  } catch {
+    return 0;
+  }
   return count[0] ?? 0;
 }

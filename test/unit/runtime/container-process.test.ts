@@ -217,13 +217,14 @@ test("ended() tells the exit on when the reader has what was written before it",
   process.release();
 });
 
-test("settle() does not change an exit that waits to be told on", async (t) => {
+test("an exit that waits to be told on is changed neither by settle() nor by another word of the guest", async (t) => {
   const { process, guest } = await newProcess("", { ...noStdio, stdout: makeFifo(t) });
   guest.stdout = (async function* () {
     await new Promise(() => undefined);
   })();
   await process.start();
   const ended = process.ended({ status: 7, exitedAt: exitAt }, { stdout: 4, stderr: 0 });
+  await process.ended({ status: 8, exitedAt: exitAt }, { stdout: 4, stderr: 0 }); // and waits for nothing
   process.settle({ status: 137, exitedAt: new Date() }); // the sandbox is lost
   assert.deepEqual(await process.wait(), { status: 7, exitedAt: exitAt });
   process.release();
