@@ -1,11 +1,15 @@
 /** Identity of host processes: a pid alone may have been reused, a pid with its start time cannot have been. */
 import fs from "node:fs";
 
-/**
- * Start time of process `pid` in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)), as text;
- * undefined when there is no such process or it is a zombie.
- */
-export function processStartTime(pid: number): string | undefined {
+interface Stat {
+  /** A zombie's first thread has ended. */
+  readonly zombie: boolean;
+  readonly threads: number;
+  readonly startTime: string;
+}
+
+/** Fields 3, 20 and 22 of /proc/PID/stat (proc(5)). */
+function readStat(pid: number): Stat | undefined {
   let stat: string;
   try {
     stat = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
@@ -14,12 +18,32 @@ export function processStartTime(pid: number): string | undefined {
   }
   // The command (field 2) is in parentheses and may itself hold spaces and parentheses.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19];
+  const [state = ""] = fields;
+  return {
+    zombie: state === "Z" || state === "X",
+    threads: Number(fields[17]),
+    startTime: fields[19] ?? "",
+  };
 }
 
-/** Whether the process `pid` that began at `startTime` still runs. */
+/**
+ * Start time of process `pid` in clock ticks since boot, as text; undefined when there is no such process or it has
+ * ended. One that was killed has not, as long as one of its threads is in a system call: what that does is still done.
+ */
+export function processStartTime(pid: number): string | undefined {
+  const stat = readStat(pid);
+  return stat === undefined || (stat.zombie && stat.threads <= 1) ? undefined : stat.startTime;
+}
+
+/** Whether the process `pid` that began at `startTime` has not ended. */
 export function isSameProcess(pid: number, startTime: string): boolean {
   return processStartTime(pid) === startTime;
+}
+
+/** The same, but not for one that was killed and only finishes its system calls. */
+export function isRunning(pid: number, startTime: string): boolean {
+  const stat = readStat(pid);
+  return stat !== undefined && !stat.zombie && stat.startTime === startTime;
 }
 
 export interface FoundProcess {

@@ -8,7 +8,7 @@ import path from "node:path";
 import type { Log } from "../base/log.ts";
 import { mountsBelow, removeTree } from "../base/remove-tree.ts";
 import { readJournal } from "../persist/journal.ts";
-import { findHolders, isSameProcess } from "../persist/proc.ts";
+import { findHolders, isRunning, isSameProcess } from "../persist/proc.ts";
 import { type RecoverDeps, removeSandbox } from "../persist/recover.ts";
 import { abandonedDirs, sandboxDir, sandboxPaths, shimSocketPath, shimSockets } from "../persist/run-dir.ts";
 import { checkIdentifier, type ShimArguments } from "./arguments.ts";
@@ -104,7 +104,7 @@ function roleOf(bundle: string, log: Log) {
 export function shimAlive(dir: string): boolean {
   return readJournal(sandboxPaths(dir).journal).some(
     (record) =>
-      record.kind === "process" && record.name === "shim" && isSameProcess(record.pid, record.startTime),
+      record.kind === "process" && record.name === "shim" && isRunning(record.pid, record.startTime),
   );
 }
 
