@@ -8,7 +8,7 @@
  * V8 refuses data of another version of itself or of other flags; without a cache the source is simply compiled.
  *
  * As a program (`node [flags] code-cache.mjs record SOURCE CACHE LOADER ARGUMENTS…`) it runs the source once with
- * ARGUMENTS and stores the cache of what was compiled then. The flags must be those that the program is run with.
+ * ARGUMENTS, and its export `rehearse`, and stores the cache of what was compiled then. The flags must be those that the program is run with.
  * `node code-cache.mjs refresh ROOT` makes the caches of all programs in ROOT (the directory of bin and lib), as the
  * build does and, for the Node of its host, the installed package.
  */
@@ -71,8 +71,11 @@ script.runInThisContext().call(exports, exports, require, module, __filename, __
 `;
 }
 
-/** Runs the source and stores the cache when the run ends, however it ends. */
-function record([sourcePath, cachePath, loaderPath, ...args]) {
+/**
+ * Runs the source, then the function `rehearse` where it exports one, and stores the cache when that ends, however it
+ * ends. V8 stores what was compiled by then: of a function that did not run, the place alone.
+ */
+async function record([sourcePath, cachePath, loaderPath, ...args]) {
   const source = readFileSync(sourcePath, "latin1");
   const script = new vm.Script(source, { filename: sourcePath });
   const line = source.slice(0, source.indexOf("\n") + 1);
@@ -83,9 +86,12 @@ function record([sourcePath, cachePath, loaderPath, ...args]) {
   process.argv = [process.execPath, loaderPath, ...args];
   const module = { exports: {} };
   const require = createRequire(loaderPath);
-  script
-    .runInThisContext()
-    .call(module.exports, module.exports, require, module, loaderPath, dirname(loaderPath));
+  try {
+    script
+      .runInThisContext()
+      .call(module.exports, module.exports, require, module, loaderPath, dirname(loaderPath));
+  } catch {} // ARGUMENTS end it
+  await module.exports.rehearse?.();
   process.exit(0);
 }
 
@@ -107,6 +113,6 @@ export async function refresh(root, name) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [command, ...args] = process.argv.slice(2);
-  if (command === "record") record(args);
+  if (command === "record") await record(args);
   else for (const name of Object.keys(CACHED)) await refresh(args[0], name);
 }

@@ -1,14 +1,16 @@
 /** A pod's network: throughput, latency, connections and packets per model, beside the floor and a runc pod on the bridge. */
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { build } from "esbuild";
+import { loader, wrapped } from "../../scripts/code-cache.mjs";
 import type { WiringModel } from "../../src/resources/net/index.ts";
 import { addressOf, bridgeNetwork, CniPod } from "../../test/e2e/net/cni.ts";
 import { importBusybox } from "../../test/harness/images.ts";
+import { OtlpCollector } from "../../test/harness/otlp.ts";
 import { repositoryRoot } from "../../test/harness/paths.ts";
-import { run, runOk } from "../../test/harness/run.ts";
+import { describeResult, run, runOk } from "../../test/harness/run.ts";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
 import { startNetFloor } from "../net-floor.ts";
 import { subjectTable } from "../subject-table.ts";
@@ -49,6 +51,8 @@ export const netSuite: Suite = {
     await importBusybox(host.containerd, { entries: programWithLibraries(IPERF) });
     progress("wiring");
     const wiring = await wiringTimes(host, runs);
+    progress("wiring in boots");
+    wiring.push(...(await bootTimes(host, runs)));
     const running = new Map<Subject, Running>();
     try {
       // The floor has the machine of a sandbox that runs.
@@ -216,44 +220,110 @@ function arrived(end: IperfReport["end"]) {
 }
 
 /**
- * attachPodNetwork(), which QEMU's start waits for: as the first thing that a process does, and in one that is warm. Taken
- * from `runs` processes, bundled as the shim is.
+ * The wiring, which QEMU's start waits for, and its planning, which a boot does before, as the first thing that a process
+ * does and in one that is warm. Taken from `runs` processes, bundled and with a code cache as the shim is.
  */
 async function wiringTimes(host: TestHost, runs: number): Promise<Measurement[]> {
-  const program = join(host.world.dir, "net-wiring.cjs");
-  await build({
-    entryPoints: [join(repositoryRoot, "bench/suites/net-wiring.ts")],
-    outfile: program,
-    bundle: true,
-    platform: "node",
-    format: "cjs",
-    define: { "import.meta.url": "importMetaUrl" },
-    banner: { js: 'const importMetaUrl=require("node:url").pathToFileURL(__filename).href;' },
-  });
-  const env = { ...process.env, CAISSON_NATIVE: join(repositoryRoot, "dist/native/caisson.node") };
+  const program = await wiringProgram(host.world.dir);
   const pod = await CniPod.create(host.world, "bench-wiring");
   await pod.add("eth0", bridgeNetwork(host.world, 95));
   const results: Measurement[] = [];
   for (const model of MODELS) {
-    const first: number[] = [];
-    const warm: number[] = [];
+    const first: WiringTime[] = [];
+    const warm: WiringTime[] = [];
     for (let i = 0; i < runs; i++) {
-      const argv = [process.execPath, program, host.world.outside(pod.path), model, String(WIRINGS)];
-      const times = JSON.parse((await runOk(argv, { env })).stdout) as number[];
+      const argv = [...program, host.world.outside(pod.path), model, String(WIRINGS)];
+      const times = JSON.parse((await runOk(argv, { env: wiringEnv })).stdout) as WiringTime[];
       first.push(...times.slice(0, 1));
       // Two more still run what was not run before.
       warm.push(...times.slice(3));
     }
-    const unit = "us";
-    results.push({ name: `Wiring, warm process, ${model}`, unit, values: warm.map((ms) => ms * 1000) });
-    results.push({
-      name: `Wiring, first of a process, ${model}`,
-      unit,
-      values: first.map((ms) => ms * 1000),
+    // A macvtap is not planned before: reading it late is part of its wiring.
+    const wiring = ([planning, wiring]: WiringTime) => wiring + (model === "macvtap" ? planning : 0);
+    const row = (name: string, times: WiringTime[], value: (time: WiringTime) => number): Measurement => ({
+      name: `${name}, ${model}`,
+      unit: "us",
+      values: times.map((time) => value(time) * 1000),
     });
+    results.push(row("Wiring, first of a process", first, wiring), row("Wiring, warm process", warm, wiring));
+    const both = ([planning, wiring]: WiringTime) => planning + wiring;
+    results.push(row("Planning and wiring, first of a process", first, both));
+    results.push(row("Planning and wiring, warm process", warm, both));
   }
   await pod.remove();
   return results;
+}
+
+/** As src/shim/start.ts spawns the shim's server. */
+const SERVER_FLAG = "--max-semi-space-size=1";
+/** Milliseconds, as net-wiring.ts prints them. */
+type WiringTime = readonly [planning: number, wiring: number];
+
+const wiringEnv = { ...process.env, CAISSON_NATIVE: join(repositoryRoot, "dist/native/caisson.node") };
+
+/** @returns the command that runs net-wiring.ts, without its arguments. */
+async function wiringProgram(dir: string): Promise<string[]> {
+  const [source, entry] = [join(dir, "net-wiring.js"), join(dir, "net-wiring.cjs")];
+  const { outputFiles } = await build({
+    entryPoints: [join(repositoryRoot, "bench/suites/net-wiring.ts")],
+    bundle: true,
+    platform: "node",
+    target: "node20",
+    format: "cjs",
+    minifySyntax: true,
+    supported: { "dynamic-import": false },
+    define: { "import.meta.url": "importMetaUrl" },
+    banner: { js: 'const importMetaUrl=require("node:url").pathToFileURL(__filename).href;' },
+    write: false,
+  });
+  writeFileSync(source, wrapped(outputFiles[0]?.text ?? ""));
+  writeFileSync(entry, loader("net-wiring.js"));
+  const node = [process.execPath, SERVER_FLAG];
+  const recorder = join(repositoryRoot, "scripts/code-cache.mjs");
+  await runOk([...node, recorder, "record", source, `${source}.cache`, entry], { env: wiringEnv });
+  return [...node, entry];
+}
+
+/**
+ * The wiring in shims that boot: from the begin of what QEMU waits for (virtiofsd and the vsock backend beside it) until
+ * its end, and how much later than the last of the others that is.
+ */
+async function bootTimes(host: TestHost, runs: number): Promise<Measurement[]> {
+  using collector = await OtlpCollector.start(host.world);
+  const results: Measurement[] = [];
+  for (const model of MODELS) {
+    host.configure({ "runtime.internetworking_model": model, "runtime.otlp_endpoint": collector.endpoint });
+    const wall: number[] = [];
+    const added: number[] = [];
+    for (let i = 0; i < runs; i++) {
+      const pod = await CniPod.create(host.world, `bench-boot-${model}-${i}`);
+      await pod.add("eth0", bridgeNetwork(host.world, 95));
+      const seen = collector.spans().length;
+      const result = await host.run(["true"], { flags: ["--with-ns", `network:${pod.path}`] });
+      if (result.code !== 0) throw new Error(describeResult(result));
+      const spans = await bootSpans(collector, seen);
+      wall.push(Number(spans.network.endNs - spans.network.startNs) / 1000);
+      const others = [spans.virtiofsd, spans.vsock].map(({ endNs }) => Number(spans.network.endNs - endNs));
+      added.push(Math.max(0, Math.min(...others)) / 1000);
+      await pod.remove();
+    }
+    results.push({ name: `Wiring in a boot, ${model}`, unit: "us", values: wall });
+    results.push({ name: `Wiring in a boot, after all else was ready, ${model}`, unit: "us", values: added });
+  }
+  host.configure();
+  return results;
+}
+
+/** The spans of one boot, which a shim sends at its end at the latest. */
+async function bootSpans(collector: OtlpCollector, after: number) {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const spans = collector.spans().slice(after);
+    const named = (name: string) => spans.find((span) => span.name === name);
+    const [network, virtiofsd, vsock] = ["network attach", "virtiofsd start", "vsock open"].map(named);
+    if (network && virtiofsd && vsock) return { network, virtiofsd, vsock };
+    await sleep(100);
+  }
+  throw new Error("no spans of the boot came");
 }
 
 /** A dynamic program of this machine and its libraries, as entries of an image. */

@@ -49,48 +49,71 @@ export function headerView(payload: Uint8Array, bytes: number, what: string): Da
   return viewOf(payload);
 }
 
+/** An attribute with `length` bytes of value, all zero. */
+function attribute(type: number, length: number): Uint8Array {
+  const bytes = HEADER + length;
+  const out = new Uint8Array(align4(bytes));
+  out[0] = bytes;
+  out[1] = bytes >> 8;
+  out[2] = type;
+  out[3] = type >> 8;
+  return out;
+}
+
 /** One attribute with the bytes `value`. Precondition: value shorter than 64 KiB - 4. */
 export function attrBytes(type: number, value: Uint8Array): Uint8Array {
-  const out = new Uint8Array(align4(HEADER + value.length));
-  const view = viewOf(out);
-  view.setUint16(0, HEADER + value.length, true);
-  view.setUint16(2, type, true);
+  const out = attribute(type, value.length);
   out.set(value, HEADER);
   return out;
 }
 
 /** An attribute without a value (NLA_FLAG, or an empty nest). */
 export function attrFlag(type: number): Uint8Array {
-  return attrBytes(type, new Uint8Array(0));
+  return attribute(type, 0);
 }
 
 export function attrU8(type: number, value: number): Uint8Array {
-  return attrBytes(type, Uint8Array.of(value));
+  const out = attribute(type, 1);
+  out[4] = value;
+  return out;
 }
 
 export function attrU16(type: number, value: number): Uint8Array {
-  const bytes = new Uint8Array(2);
-  viewOf(bytes).setUint16(0, value, true);
-  return attrBytes(type, bytes);
+  const out = attribute(type, 2);
+  out[4] = value;
+  out[5] = value >> 8;
+  return out;
 }
 
 /** Also for signed values: -1 is written as 0xffffffff. */
 export function attrU32(type: number, value: number): Uint8Array {
-  const bytes = new Uint8Array(4);
-  viewOf(bytes).setUint32(0, value >>> 0, true);
-  return attrBytes(type, bytes);
+  const out = attribute(type, 4);
+  out[4] = value;
+  out[5] = value >> 8;
+  out[6] = value >> 16;
+  out[7] = value >> 24;
+  return out;
 }
 
 /** A u32 in network order, as nfnetlink wants all its numbers. */
 export function attrBe32(type: number, value: number): Uint8Array {
-  const bytes = new Uint8Array(4);
-  viewOf(bytes).setUint32(0, value >>> 0, false);
-  return attrBytes(type, bytes);
+  const out = attribute(type, 4);
+  out[4] = value >> 24;
+  out[5] = value >> 16;
+  out[6] = value >> 8;
+  out[7] = value;
+  return out;
 }
 
 /** A string with its terminating zero byte. */
 export function attrString(type: number, value: string): Uint8Array {
-  return attrBytes(type, encoder.encode(`${value}\0`));
+  const out = attribute(type, value.length + 1);
+  for (let i = 0; i < value.length; i++) {
+    const code = value.charCodeAt(i);
+    if (code >= 0x80) return attrBytes(type, encoder.encode(`${value}\0`));
+    out[HEADER + i] = code;
+  }
+  return out;
 }
 
 /** A nest marked NLA_F_NESTED, as nfnetlink insists on. */
@@ -159,6 +182,16 @@ export function readU64(attributes: Attributes, type: number): number | undefine
 export function readString(attributes: Attributes, type: number): string | undefined {
   const value = attributes.get(type);
   if (value === undefined) return undefined;
+  let text = "";
+  for (const byte of value) {
+    if (byte === 0) break;
+    if (byte >= 0x80) return decodeString(value);
+    text += String.fromCharCode(byte);
+  }
+  return text;
+}
+
+function decodeString(value: Uint8Array): string {
   const end = value.indexOf(0);
   return decoder.decode(end < 0 ? value : value.subarray(0, end));
 }

@@ -136,7 +136,9 @@ export function parseLink(payload: Uint8Array): Link {
     txQueueLength: readU32(attributes, Ifla.TxQueueLength) ?? 0,
     carrier: readU8(attributes, Ifla.Carrier) === 1,
     gsoMaxSize: readU32(attributes, Ifla.GsoMaxSize) ?? 0,
-    stats: parseStats(attributes),
+    get stats() {
+      return parseStats(attributes);
+    },
   };
 }
 

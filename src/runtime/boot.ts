@@ -59,6 +59,8 @@ export interface MachineDeps {
   readonly mounts: MountSyscalls;
   startSharedFs(workspace: Workspace, signal: AbortSignal): Promise<SharedFsDaemon>;
   openVsock(workspace: Workspace, signal: AbortSignal): Promise<VsockEndpoint>;
+  /** Begins what attachNetwork() needs and changes nothing. Released by it, or by the caller who never calls it. */
+  reserveNetwork(): AsyncReleasable;
   attachNetwork(workspace: Workspace, signal: AbortSignal): Promise<MachineNetwork>;
   /** Starts the VMM; resolves when its process runs. */
   launch(parts: LaunchParts, signal: AbortSignal): Promise<RunningVm>;
@@ -116,9 +118,14 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const mark = (name: string) => {
     steps[name] = Math.round((performance.now() - startedAt) * 10) / 10;
   };
-  const [sharedFs, vsock, network] = await allOrAbort<[SharedFsDaemon, VsockEndpoint, MachineNetwork]>(
+  // The wiring first: its thread in the pod's namespace works while the processes are being spawned.
+  const [network, sharedFs, vsock] = await allOrAbort<[MachineNetwork, SharedFsDaemon, VsockEndpoint]>(
     signal,
     [
+      (abort) =>
+        traced("network attach", async () =>
+          passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
+        ),
       (abort) =>
         traced("virtiofsd start", async () =>
           undo.use("virtiofsd", await deps.startSharedFs(workspace, abort)),
@@ -126,10 +133,6 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
       (abort) =>
         traced("vsock open", async () =>
           passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
-        ),
-      (abort) =>
-        traced("network attach", async () =>
-          passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
         ),
     ],
   );

@@ -5,7 +5,6 @@
 
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
-import { UndoStack } from "../base/undo.ts";
 import type { Config, ResolvedPaths } from "../config/index.ts";
 import { checkVsockDaemon } from "../config/index.ts";
 import { superviseChild } from "../hypervisor/child-process.ts";
@@ -17,7 +16,8 @@ import { createMounter, startTscMeasurement } from "../native/index.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
 import type { VsockTransport } from "../vsock/transport.ts";
 import { openVsockTransport } from "../vsock/transport.ts";
-import type { Helper, LaunchParts, MachineDeps, MachineNetwork, VsockEndpoint } from "./boot.ts";
+import type { Helper, LaunchParts, MachineDeps, VsockEndpoint } from "./boot.ts";
+import { hostNetwork } from "./host-network.ts";
 import type { MachineSize } from "./sizing.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -45,7 +45,7 @@ export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineD
     mounts: createMounter({ beneath: runDir }),
     startSharedFs: (workspace) => startSharedFs(init, workspace),
     openVsock: (workspace, signal) => openVsock(init, workspace, signal),
-    attachNetwork: (workspace, signal) => attachNetwork(init, workspace, signal),
+    ...hostNetwork(init),
     launch: (parts, signal) =>
       parts.workspace.spawn(
         "qemu",
@@ -100,68 +100,6 @@ async function openVsock(
   );
   return { transport, helper, [Symbol.asyncDispose]: () => transport[Symbol.asyncDispose]() };
 }
-
-async function attachNetwork(
-  init: HostMachineInit,
-  workspace: Workspace,
-  signal: AbortSignal,
-): Promise<MachineNetwork> {
-  const { config, log } = init;
-  if (config.runtime.internetworkingModel === "none") return noNetwork;
-  const [{ attachPodNetwork, makeNetns, undoPodNetwork }, { machineNetwork }] = await Promise.all([
-    import("../resources/net/index.ts"),
-    import("./machine-network.ts"),
-  ]);
-  await using undo = new UndoStack();
-  const own = init.netnsPath === undefined ? await makeNetns() : undefined;
-  undo.defer("network namespace", () => own?.close());
-  const netnsPath = own?.path ?? init.netnsPath ?? "";
-  const journalled = new Map<number, unknown>();
-  const undone = () => {
-    for (const number of journalled.keys()) workspace.journal.done(number);
-  };
-  const network = await attachPodNetwork(
-    {
-      netnsPath,
-      model: config.runtime.internetworkingModel,
-      queues: config.hypervisor.networkQueues || Math.min(init.size.cpus, 8),
-      vhost: config.hypervisor.disableVhostNet ? "off" : "auto",
-      log,
-      journal: (plan) => {
-        journalled.set(workspace.journal.add({ kind: "net", plan }), plan);
-        failPoint("network.journalled");
-      },
-    },
-    signal,
-  ).catch(async (error: unknown) => {
-    // It has undone itself, or says in the error that it could not; what the journal says is made sure of.
-    for (const plan of journalled.values()) await undoPodNetwork(plan);
-    undone();
-    throw error;
-  });
-  const machine = machineNetwork({
-    network,
-    netnsPath,
-    own: own !== undefined,
-    portForward: config.runtime.portForward,
-    log: log.child({ component: "network" }),
-  });
-  undo.defer("wiring", async () => {
-    await machine[Symbol.asyncDispose]();
-    undone();
-  });
-  const owned = undo.move();
-  return { ...machine, [Symbol.asyncDispose]: () => owned.disposeAsync() };
-}
-
-const noNetwork: MachineNetwork = {
-  nics: [],
-  guest: () => ({}),
-  netnsPath: undefined,
-  inherited: () => undefined,
-  serve: async () => ({ settled: async () => undefined, [Symbol.asyncDispose]: async () => undefined }),
-  [Symbol.asyncDispose]: async () => undefined,
-};
 
 function launch(init: HostMachineInit, parts: LaunchParts, tscKhz: number | undefined, signal: AbortSignal) {
   const { config, paths, size, maxSize } = init;

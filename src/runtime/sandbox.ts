@@ -144,12 +144,14 @@ export class Sandbox {
 
   async #start(): Promise<void> {
     this.#step("boot");
+    const network = this.#deps.reserveNetwork();
     try {
       this.#workspace = await traced("workspace make", () =>
         Workspace.create(this.#deps.mounts, this.#init.workspace),
       );
       this.#aborter.signal.throwIfAborted();
     } catch (error) {
+      await network[Symbol.asyncDispose]();
       this.#step("fail");
       throw error;
     }

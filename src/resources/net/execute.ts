@@ -34,10 +34,13 @@ const BUSY_DELAY_MS = 10;
 /** A step of a plan that the kernel refused. `step` is its name, the cause has the errno. */
 export class StepError extends SandboxError {
   readonly step: PlanStep;
+  /** Steps whose subjects, where they exist, are not ours: those that the kernel refused or that were not tried. */
+  readonly notMade: readonly PlanStep[];
 
-  constructor(step: PlanStep, cause: unknown) {
+  constructor(step: PlanStep, cause: unknown, notMade: readonly PlanStep[] = [step]) {
     super("ERR_HOST", `cannot set up ${step.name}`, { cause, fields: { step: step.name } });
     this.step = step;
+    this.notMade = notMade;
   }
 }
 
@@ -49,7 +52,7 @@ export interface Executed {
 }
 
 /** Where in the list of operations the answer for some steps is. */
-type Slot =
+export type Slot =
   | {
       readonly kind: "route";
       readonly at: number;
@@ -71,8 +74,36 @@ interface RouteStep {
   readonly request: NetlinkRequest;
 }
 
+/** A plan's operations, and the programs that they need. Ends with executePlan() or release(). */
+export interface PreparedPlan {
+  readonly operations: readonly NetnsOperation[];
+  readonly slots: readonly Slot[];
+  /** Closes the programs. */
+  release(): void;
+}
+
+/**
+ * Loads the programs of a plan and writes its messages; the namespace stays as it is.
+ * @throws StepError for a program that the kernel refused; nothing is held then.
+ */
+export function preparePlan(plan: Pick<WiringPlan, "steps">, socket: NetlinkSocket): PreparedPlan {
+  const programs: number[] = [];
+  const release = () => {
+    for (const fd of programs.splice(0)) closeFd(fd);
+  };
+  try {
+    const list = new OperationList(socket, programs);
+    for (const step of plan.steps) list.add(step);
+    return { ...list.finish(), release };
+  } catch (error) {
+    release();
+    throw error instanceof StepError ? new StepError(error.step, error.cause, plan.steps) : error;
+  }
+}
+
 /**
  * @param socket a NETLINK_ROUTE socket in the namespace.
+ * @param prepared of this very plan, with this socket; released in any case.
  * @throws StepError for the first step that failed; descriptors are closed then, but nothing is undone.
  */
 export async function executePlan(
@@ -80,13 +111,11 @@ export async function executePlan(
   netnsFd: number,
   socket: NetlinkSocket,
   log: Log,
+  prepared: PreparedPlan = preparePlan(plan, socket),
 ): Promise<Executed> {
-  const programs: number[] = [];
   let results: NetnsResult[] = [];
   try {
-    const list = new OperationList(socket, programs);
-    for (const step of plan.steps) list.add(step);
-    const { operations, slots } = list.finish();
+    const { operations, slots } = prepared;
     results = await runInNetns(netnsFd, operations);
     const refused = await settle(slots, results, socket, log);
     const tapFds = collectTaps(slots, results);
@@ -99,7 +128,7 @@ export async function executePlan(
     for (const result of results) if (result.fd !== undefined) closeFd(result.fd);
     throw error;
   } finally {
-    for (const fd of programs) closeFd(fd);
+    prepared.release();
   }
 }
 
@@ -192,27 +221,64 @@ async function settle(
   log: Log,
 ): Promise<PlanStep[]> {
   const refused: PlanStep[] = [];
-  for (const slot of slots) {
-    if (slot.kind === "tap") {
-      const failed = results.slice(slot.from, slot.to).find((result) => result.errno !== 0);
-      if (failed !== undefined)
-        throw new StepError(slot.step, new NetlinkError("opening the tap", failed.errno));
-      continue;
-    }
-    const result = results[slot.at];
-    if (result === undefined) continue;
-    if (slot.kind === "sysctl") {
-      if (result.errno !== 0 && result.errno !== Errno.ENOENT) {
-        log.warn({ step: slot.step.name, errno: result.errno }, `cannot set up ${slot.step.name}`);
-      }
-    } else if (slot.kind === "nft") {
-      if (!nftAccepted(slot.step, slot.first, result, log)) refused.push(slot.step);
-    } else {
-      const requests = slot.steps.map(({ request }) => request);
-      await settleRoutes(slot.steps, repliesOf(result, slot.first, requests), socket);
+  for (const [i, slot] of slots.entries()) {
+    try {
+      if (!(await settleSlot(slot, results, socket, log)) && slot.kind !== "route") refused.push(slot.step);
+    } catch (error) {
+      if (!(error instanceof StepError)) throw error;
+      const later = slots.slice(i + 1).flatMap((next) => notMadeIn(next, results));
+      throw new StepError(error.step, error.cause, [...error.notMade, ...later]);
     }
   }
   return refused;
+}
+
+/** @returns false for guard chains that the kernel refused. @throws StepError */
+async function settleSlot(
+  slot: Slot,
+  results: readonly NetnsResult[],
+  socket: NetlinkSocket,
+  log: Log,
+): Promise<boolean> {
+  if (slot.kind === "tap") {
+    const errno = tapErrno(slot, results);
+    if (errno !== 0) throw new StepError(slot.step, new NetlinkError("opening the tap", errno));
+    return true;
+  }
+  const result = results[slot.at];
+  if (result === undefined) return true;
+  if (slot.kind === "nft") return nftAccepted(slot.step, slot.first, result, log);
+  if (slot.kind === "sysctl") {
+    if (result.errno !== 0 && result.errno !== Errno.ENOENT) {
+      log.warn({ step: slot.step.name, errno: result.errno }, `cannot set up ${slot.step.name}`);
+    }
+  } else {
+    await settleRoutes(slot.steps, routeReplies(slot, result), socket);
+  }
+  return true;
+}
+
+/** Of the first operation that failed; 0 for none. */
+function tapErrno(slot: Extract<Slot, { kind: "tap" }>, results: readonly NetnsResult[]): number {
+  return results.slice(slot.from, slot.to).find(({ errno }) => errno !== 0)?.errno ?? 0;
+}
+
+function routeReplies(slot: Extract<Slot, { kind: "route" }>, result: NetnsResult): NetlinkReply[] {
+  return repliesOf(
+    result,
+    slot.first,
+    slot.steps.map(({ request }) => request),
+  );
+}
+
+/** The steps of a slot, behind one that failed, that were not done. */
+function notMadeIn(slot: Slot, results: readonly NetnsResult[]): PlanStep[] {
+  if (slot.kind === "tap") return tapErrno(slot, results) === 0 ? [] : [slot.step];
+  const result = results[slot.at];
+  const steps = slot.kind === "route" ? slot.steps.map(({ step }) => step) : [slot.step];
+  if (result === undefined || result.errno !== 0) return steps;
+  if (slot.kind !== "route") return [];
+  return failures(slot.steps, routeReplies(slot, result)).map(({ step }) => step);
 }
 
 function nftAccepted(step: PlanStep, first: number, result: NetnsResult, log: Log): boolean {
@@ -243,6 +309,7 @@ async function settleRoutes(
       throw new StepError(
         first.step,
         new NetlinkError(first.request.what, missing && errno === 0 ? Errno.ECANCELED : errno, kernelText),
+        failed.map(({ step }) => step),
       );
     }
     await delay(BUSY_DELAY_MS);

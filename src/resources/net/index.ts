@@ -1,5 +1,5 @@
 /** A pod's network: reading the namespace, wiring it to taps, following it, undoing that, looking at it. */
-export { attachPodNetwork } from "./attach.ts";
+export { attachPodNetwork, type PodReservation, reservePodNetwork } from "./attach.ts";
 export { diagnose, type Finding, type HostFacts } from "./doctor.ts";
 export { explain, formatTc } from "./explain.ts";
 export { guestNetwork } from "./guest-network.ts";

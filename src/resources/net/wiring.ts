@@ -12,7 +12,7 @@ import {
   TC_INGRESS_HANDLE,
   TC_INGRESS_PARENT,
 } from "../../netlink/index.ts";
-import { type Executed, executePlan, StepError } from "./execute.ts";
+import { type Executed, executePlan, type PreparedPlan, preparePlan, StepError } from "./execute.ts";
 import type { Netns } from "./netns.ts";
 import {
   type NetUndoRecord,
@@ -63,6 +63,13 @@ export interface WiringContext {
   readonly execute?: typeof executePlan;
 }
 
+/** A plan for the namespace as it was read, ready to be executed. Ends with wireLinks() or prepared.release(). */
+export interface ReadyPlan {
+  readonly plan: WiringPlan;
+  readonly links: readonly Link[];
+  readonly prepared: PreparedPlan;
+}
+
 /** Interfaces that are wired. The descriptors are the caller's. */
 export interface Wired {
   readonly plan: WiringPlan;
@@ -75,7 +82,26 @@ export interface Wired {
 }
 
 /**
+ * Plans the wiring of the interfaces that `choose` picks from the state, without changing anything.
+ * @returns undefined when it picks none.
+ * @throws StepError for a program that the kernel refused; SandboxError ERR_EXHAUSTED as planRedirect() does.
+ */
+export async function planLinks(
+  queues: number,
+  socket: NetlinkSocket,
+  state: PodState,
+  model: WiringModel,
+  choose: (state: PodState) => Link[],
+): Promise<ReadyPlan | undefined> {
+  const links = choose(state);
+  if (links.length === 0) return undefined;
+  const plan = await makePlan(model, state, links, queues, socket);
+  return { plan, links, prepared: preparePlan(plan, socket) };
+}
+
+/**
  * Wires the interfaces that `choose` picks from the state.
+ * @param ready planLinks() of this state and model.
  * @returns undefined when it picks none.
  * @throws SandboxError ERR_HOST with the step that the kernel refused; everything is undone then.
  */
@@ -84,16 +110,18 @@ export async function wireLinks(
   first: PodState,
   wanted: WiringModel,
   choose: (state: PodState) => Link[],
+  ready?: ReadyPlan,
 ): Promise<Wired | undefined> {
   const { options, socket, signal } = context;
   let state = first;
   let model = wanted;
+  let planned = ready;
   for (let conflicts = 0; ; ) {
-    const links = choose(state);
+    const links = planned?.links ?? choose(state);
     if (links.length === 0) return undefined;
-    const plan = await makePlan(model, state, links, options.queues, socket);
     try {
-      return await wireOnce(context, plan, state, links);
+      const plan = planned?.plan ?? (await makePlan(model, state, links, options.queues, socket));
+      return await wireOnce(context, plan, state, links, planned?.prepared);
     } catch (error) {
       if (!(error instanceof StepError)) throw error;
       const errno = errnoOf(error) ?? "";
@@ -109,6 +137,9 @@ export async function wireLinks(
       } else {
         throw error;
       }
+    } finally {
+      planned?.prepared.release();
+      planned = undefined;
     }
     signal.throwIfAborted();
     state = await rereadPodState(socket);
@@ -128,30 +159,51 @@ async function wireOnce(
   plan: WiringPlan,
   state: PodState,
   links: readonly Link[],
+  prepared: PreparedPlan | undefined,
 ): Promise<Wired> {
-  const { options, netns, socket, signal, execute = executePlan } = context;
-  const vhostFds = new Map<string, readonly number[]>();
+  const { options, netns, socket, signal, execute } = context;
   let executed: Executed | undefined;
+  const vhostFds = new Map<string, readonly number[]>();
   const record = undoRecordOf(plan, netns);
   await options.journal(record);
   try {
-    executed = await execute(plan, netns.fd, socket, options.log);
+    const executing =
+      execute === undefined
+        ? executePlan(plan, netns.fd, socket, options.log, prepared)
+        : execute(plan, netns.fd, socket, options.log);
+    // The kernel wires on a thread meanwhile.
+    const opening = openAllVhost(options, plan, vhostFds);
+    executed = await executing;
+    if (opening !== undefined) throw opening.error;
     signal.throwIfAborted();
-    for (const { tap } of plan.nics)
-      vhostFds.set(
-        tap.name,
-        openVhost(options.vhost, tap.queues, (error) => warnOfVhost(options, error)),
-      );
     return { plan, state, links, tapFds: executed.tapFds, vhostFds };
   } catch (error) {
     closeAll(executed?.tapFds ?? new Map(), vhostFds);
     // What the kernel refused was not made by us: where it exists already, it is somebody else's.
-    const refused = error instanceof StepError ? error.step.undo : undefined;
+    const notMade = error instanceof StepError ? error.notMade : [];
     await undoInNetns(
-      record.undo.filter((action) => action !== refused),
+      record.undo.filter((action) => !notMade.some((step) => step.undo === action)),
       netns,
     );
     throw error;
+  }
+}
+
+/** @param fds gets what was opened. @returns what openVhost() threw. */
+function openAllVhost(
+  options: AttachOptions,
+  plan: WiringPlan,
+  fds: Map<string, readonly number[]>,
+): { readonly error: unknown } | undefined {
+  try {
+    for (const { tap } of plan.nics)
+      fds.set(
+        tap.name,
+        openVhost(options.vhost, tap.queues, (error) => warnOfVhost(options, error)),
+      );
+    return undefined;
+  } catch (error) {
+    return { error };
   }
 }
 

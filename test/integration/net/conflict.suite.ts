@@ -10,6 +10,7 @@ import {
   NetlinkSocket,
 } from "../../../src/netlink/index.ts";
 import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
+import { type NetUndoRecord, reservePodNetwork } from "../../../src/resources/net/index.ts";
 import { openNetns } from "../../../src/resources/net/netns.ts";
 import type { PlanStep } from "../../../src/resources/net/plan.ts";
 import { readPodState } from "../../../src/resources/net/pod-state.ts";
@@ -87,6 +88,31 @@ export function conflictSuite(): void {
         pod.probe.send(bytes);
         assert.ok(await attached.guest.next((frame) => frame.equals(bytes), 2_000));
         await attached.detach();
+        assert.match(await pod.inPod("tc qdisc show dev eth0"), /clsact/);
+        assert.doesNotMatch(await pod.inPod("tc filter show dev eth0 ingress; ip link"), /caisson/);
+      } finally {
+        pod.close();
+      }
+    });
+
+    test(`${model}: what changes after the planning is met: a qdisc, an interface with the tap's index, an MTU`, async () => {
+      const pod = await makePod();
+      try {
+        const log = recordingLog();
+        const options = { netnsPath: pod.netnsPath, model, queues: 1, vhost: "off", log } as const;
+        const reservation = await reservePodNetwork(options);
+        await pod.inPod(
+          "tc qdisc add dev eth0 clsact; ip link add taken0 index 3 type veth peer name taken1 index 4; ip link set eth0 mtu 1400",
+        );
+        const records: NetUndoRecord[] = [];
+        const journal = (record: NetUndoRecord) => void records.push(record);
+        const network = await reservation.attach(journal, AbortSignal.timeout(20_000));
+        const tap = await pod.inPod("ip -o link show tap0_caisson");
+        assert.match(tap, /^5: .* mtu 1400 /);
+        assert.match(await pod.inPod("tc filter show dev eth0 ingress"), /pref 49152/);
+        assert.deepEqual([network.model, network.nics[0]?.mtu, log.warnings], [model, 1400, []]);
+        assert.ok(records.length > 1, "each plan was journalled");
+        await network.detach();
         assert.match(await pod.inPod("tc qdisc show dev eth0"), /clsact/);
         assert.doesNotMatch(await pod.inPod("tc filter show dev eth0 ingress; ip link"), /caisson/);
       } finally {

@@ -4,10 +4,10 @@ import { test } from "node:test";
 import { errnoOf } from "../../../src/base/errors.ts";
 import { silentLog } from "../../../src/base/log.ts";
 import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
-import { attachPodNetwork } from "../../../src/resources/net/index.ts";
+import { attachPodNetwork, reservePodNetwork } from "../../../src/resources/net/index.ts";
 import { assertNoneOpenedSince, openDescriptors } from "../../harness/descriptors.ts";
 import { planFor } from "./plan-for.ts";
-import { MODELS, makePod } from "./pod-fixture.ts";
+import { MODELS, makePod, snapshot } from "./pod-fixture.ts";
 
 test("attach and detach leave no descriptor open, in each model", async () => {
   const pod = await makePod();
@@ -17,6 +17,33 @@ test("attach and detach leave no descriptor open, in each model", async () => {
     for (const model of [...MODELS, "none"] as const) {
       for (let i = 0; i < 3; i++) await (await pod.attach({ model, queues: 2 })).detach();
     }
+    assertNoneOpenedSince(fds);
+  } finally {
+    pod.close();
+  }
+});
+
+test("a reservation changes nothing in the namespace, and its release leaves no descriptor", async () => {
+  const pod = await makePod();
+  try {
+    const before = await snapshot(pod);
+    const fds = openDescriptors();
+    for (const model of [...MODELS, "none"] as const) {
+      const options = { netnsPath: pod.netnsPath, model, queues: 2, vhost: "off", log: silentLog } as const;
+      const reservation = await reservePodNetwork(options);
+      assert.equal(await snapshot(pod), before);
+      reservation.release();
+    }
+    await assert.rejects(
+      reservePodNetwork({
+        netnsPath: "/run/netns/caisson-gone",
+        model: "ebpf",
+        queues: 1,
+        vhost: "off",
+        log: silentLog,
+      }),
+      { code: "ERR_NOT_FOUND" },
+    );
     assertNoneOpenedSince(fds);
   } finally {
     pod.close();

@@ -73,6 +73,7 @@ function makeSandbox(dir: string, mounts: MountSyscalls): Sandbox {
     mounts,
     startSharedFs: fails,
     openVsock: fails,
+    reserveNetwork: () => ({ [Symbol.asyncDispose]: async () => undefined }),
     attachNetwork: fails,
     launch: fails,
   };

@@ -63,3 +63,17 @@ test("the cache of another source of the same length is passed over", () => {
   writeFileSync(join(dir, "p.js"), wrapped(program("two")));
   assert.equal(run(), "two p.cjs-y");
 });
+
+test("what a program exports as rehearse is compiled in its cache, also when its arguments end it", () => {
+  const late = "function late(){return [1,2,3].map((n)=>n*n).join()+process.argv[2];}";
+  const source = (rehearse: string) => wrapped(`${late}exports.rehearse=async()=>{${rehearse}};throw 1;`);
+  const sizes = ["", "late();"].map((rehearse, i) => {
+    writeFileSync(join(dir, "r.js"), source(rehearse));
+    const args = ["record", join(dir, "r.js"), join(dir, `r${i}.cache`), join(dir, "r.cjs"), "-x"];
+    const record = spawnSync(process.execPath, [recorder, ...args]);
+    assert.equal(record.status, 0, record.stderr.toString());
+    return readFileSync(join(dir, `r${i}.cache`)).length;
+  });
+  const [without = 0, withIt = 0] = sizes;
+  assert.ok(withIt > without + 100, `${withIt} bytes with what ran, ${without} without`);
+});

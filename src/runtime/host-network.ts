@@ -1,0 +1,103 @@
+/**
+ * The pod's network as a part of the machine. The namespace is read and the wiring planned while the sandbox's place is
+ * being made, which mostly waits for the kernel; with the place there, and its journal, the wiring alone is left.
+ */
+import { failPoint } from "../base/failpoint.ts";
+import { UndoStack } from "../base/undo.ts";
+import type { NetUndoRecord, PodReservation } from "../resources/net/index.ts";
+import type { MachineDeps, MachineNetwork } from "./boot.ts";
+import type { HostMachineInit } from "./host-machine.ts";
+import type { Workspace } from "./workspace.ts";
+
+export function hostNetwork(init: HostMachineInit): Pick<MachineDeps, "reserveNetwork" | "attachNetwork"> {
+  let begun: Promise<PodReservation | undefined> | undefined;
+  const take = async () => {
+    const taken = begun;
+    begun = undefined;
+    return await taken;
+  };
+  return {
+    reserveNetwork: () => {
+      // What it failed for may have passed by then; attachNetwork() looks again and tells.
+      begun = reserve(init).catch(() => undefined);
+      return { [Symbol.asyncDispose]: async () => (await take())?.release() };
+    },
+    attachNetwork: async (workspace, signal) => attachNetwork(init, workspace, signal, await take()),
+  };
+}
+
+/** Loaded by machines that have a network. */
+function modules() {
+  return Promise.all([import("../resources/net/index.ts"), import("./machine-network.ts")]);
+}
+
+/** @returns undefined where nothing can be planned ahead: a macvtap takes what was read away from the interface. */
+async function reserve(init: HostMachineInit): Promise<PodReservation | undefined> {
+  const { internetworkingModel: model } = init.config.runtime;
+  if (init.netnsPath === undefined || model === "none" || model === "macvtap") return undefined;
+  const [{ reservePodNetwork }] = await modules();
+  return await reservePodNetwork(optionsOf(init, init.netnsPath));
+}
+
+function optionsOf({ config, size, log }: HostMachineInit, netnsPath: string) {
+  return {
+    netnsPath,
+    model: config.runtime.internetworkingModel,
+    queues: config.hypervisor.networkQueues || Math.min(size.cpus, 8),
+    vhost: config.hypervisor.disableVhostNet ? "off" : "auto",
+    log,
+  } as const;
+}
+
+async function attachNetwork(
+  init: HostMachineInit,
+  workspace: Workspace,
+  signal: AbortSignal,
+  reserved: PodReservation | undefined,
+): Promise<MachineNetwork> {
+  const { config, log } = init;
+  if (config.runtime.internetworkingModel === "none") return noNetwork;
+  const [{ attachPodNetwork, makeNetns, undoPodNetwork }, { machineNetwork }] = await modules();
+  await using undo = new UndoStack();
+  const own = init.netnsPath === undefined ? await makeNetns() : undefined;
+  undo.defer("network namespace", () => own?.close());
+  const netnsPath = own?.path ?? init.netnsPath ?? "";
+  const journalled = new Map<number, unknown>();
+  const undone = () => {
+    for (const number of journalled.keys()) workspace.journal.done(number);
+  };
+  const journal = (plan: NetUndoRecord) => {
+    journalled.set(workspace.journal.add({ kind: "net", plan }), plan);
+    failPoint("network.journalled");
+  };
+  const attaching =
+    reserved?.attach(journal, signal) ?? attachPodNetwork({ ...optionsOf(init, netnsPath), journal }, signal);
+  const network = await attaching.catch(async (error: unknown) => {
+    // It has undone itself, or says in the error that it could not; what the journal says is made sure of.
+    for (const plan of journalled.values()) await undoPodNetwork(plan);
+    undone();
+    throw error;
+  });
+  const machine = machineNetwork({
+    network,
+    netnsPath,
+    own: own !== undefined,
+    portForward: config.runtime.portForward,
+    log: log.child({ component: "network" }),
+  });
+  undo.defer("wiring", async () => {
+    await machine[Symbol.asyncDispose]();
+    undone();
+  });
+  const owned = undo.move();
+  return { ...machine, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+const noNetwork: MachineNetwork = {
+  nics: [],
+  guest: () => ({}),
+  netnsPath: undefined,
+  inherited: () => undefined,
+  serve: async () => ({ settled: async () => undefined, [Symbol.asyncDispose]: async () => undefined }),
+  [Symbol.asyncDispose]: async () => undefined,
+};
