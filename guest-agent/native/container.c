@@ -79,6 +79,18 @@ SYS_IMPL(js_capget) {
     return sets;
 }
 
+/* limitBoundingSet(kept): drops every other capability from the bounding set. Bits as for capset. */
+SYS_IMPL(js_limit_bounding_set) {
+    SYS_UNUSED;
+    SYS_ARG_I64(kept, 0);
+    for (int number = 0; number < 64; number++) {
+        if ((uint64_t)kept >> number & 1 || prctl(PR_CAPBSET_DROP, number, 0, 0, 0) == 0) continue;
+        /* The first number that the kernel does not know ends the range. */
+        return errno == EINVAL ? JS_UNDEFINED : sys_throw(ctx, "prctl PR_CAPBSET_DROP");
+    }
+    return JS_UNDEFINED;
+}
+
 /* setUser(uid, gid, additionalGids): real, effective, saved and file system ids, gids first */
 SYS_IMPL(js_set_user) {
     SYS_UNUSED;
@@ -191,6 +203,7 @@ static const JSCFunctionListEntry container_functions[] = {
     SYS_FN("closeRange", 2, js_close_range),
     SYS_FN("capset", 3, js_capset),
     SYS_FN("capget", 0, js_capget),
+    SYS_FN("limitBoundingSet", 1, js_limit_bounding_set),
     SYS_FN("setUser", 3, js_set_user),
     SYS_FN("setRlimit", 3, js_set_rlimit),
     SYS_FN("setPersonality", 1, js_set_personality),

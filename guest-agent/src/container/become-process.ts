@@ -4,7 +4,7 @@
  */
 import * as sys from "sys";
 import { AT_EMPTY_PATH, AT_FDCWD, O_RDONLY, O_RDWR, O_WRONLY, S_IFCHR, S_IFMT, sysCode } from "../linux.ts";
-import { applyCapabilities, limitBoundingSet, raisePermitted } from "./capabilities.ts";
+import { applyCapabilities, raisePermitted } from "./capabilities.ts";
 import { type CapabilitySets, capabilitySets } from "./capability-sets.ts";
 import {
   environmentValue,
@@ -116,7 +116,7 @@ function tryChdir(path: string): string | undefined {
  */
 function changeIdentity({ process, seccomp }: ProcessPlan, sets: CapabilitySets): void {
   const { uid, gid, additionalGids, umask } = process.user;
-  limitBoundingSet(sets);
+  sys.limitBoundingSet(BigInt.asIntN(64, sets.bounding));
   sys.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
   try {
     sys.setUser(uid, gid, additionalGids);

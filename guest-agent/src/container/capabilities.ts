@@ -3,24 +3,10 @@ import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
 import { sysCode } from "../linux.ts";
 import { type CapabilitySets, has } from "./capability-sets.ts";
-import { PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, PR_CAPBSET_DROP } from "./kernel.ts";
+import { PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE } from "./kernel.ts";
 
 /** More than any kernel has. */
 const MAX_CAPABILITIES = 64;
-
-/** Drops from the bounding set what `sets` lacks. Needs CAP_SETPCAP. */
-export function limitBoundingSet(sets: CapabilitySets): void {
-  for (let number = 0; number < MAX_CAPABILITIES; number++) {
-    if (has(sets.bounding, number)) continue;
-    try {
-      sys.prctl(PR_CAPBSET_DROP, number, 0, 0, 0);
-    } catch (error) {
-      // The first number that the kernel does not know ends the range.
-      if (sysCode(error) === "EINVAL") return;
-      throw error;
-    }
-  }
-}
 
 /** Makes all that is permitted effective; used between the change of user and applyCapabilities. */
 export function raisePermitted(): void {

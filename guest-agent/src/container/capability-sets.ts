@@ -9,6 +9,17 @@ const NAMES = (
   "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 ).split(" ");
 
+/** By the name that a spec has; the prefix is wont to be there, not required. */
+const BITS: ReadonlyMap<string, bigint> = new Map(
+  NAMES.flatMap((name, number) => {
+    const bit = 1n << BigInt(number);
+    return [
+      [`CAP_${name}`, bit],
+      [name, bit],
+    ] as const;
+  }),
+);
+
 /** The names, as a spec has them, of the capabilities in a set. */
 export const capabilityNames = (set: bigint): readonly string[] =>
   NAMES.filter((_, number) => has(set, number)).map((name) => `CAP_${name}`);
@@ -40,10 +51,9 @@ export function capabilitySets(spec: CapabilitySpec | undefined): CapabilitySets
 }
 
 function mask(names: readonly string[]): bigint {
-  return names.reduce((bits, name) => {
-    const number = NAMES.indexOf(name.replace(/^CAP_/, ""));
-    return number < 0 ? bits : bits | (1n << BigInt(number));
-  }, 0n);
+  let bits = 0n;
+  for (const name of names) bits |= BITS.get(name) ?? 0n;
+  return bits;
 }
 
 /** True when the set has capability `number`. */

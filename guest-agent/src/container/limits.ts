@@ -9,10 +9,15 @@ const RESOURCES =
     " ",
   );
 
+const NUMBERS: ReadonlyMap<string, number> = new Map(
+  RESOURCES.flatMap((name, number) => [[`RLIMIT_${name}`, number] as const, [name, number] as const]),
+);
+
 /** The number of "RLIMIT_NOFILE". @throws ERR_SPEC */
 export function rlimitNumber(type: string): number {
-  const number = RESOURCES.indexOf(type.replace(/^RLIMIT_/, ""));
-  if (number < 0) throw new SandboxError("ERR_SPEC", `process.rlimits: "${type}" is not a resource limit`);
+  const number = NUMBERS.get(type);
+  if (number === undefined)
+    throw new SandboxError("ERR_SPEC", `process.rlimits: "${type}" is not a resource limit`);
   return number;
 }
 

@@ -14,6 +14,8 @@ declare module "sys" {
   export function capset(effective: bigint, permitted: bigint, inheritable: bigint): void;
   /** [effective, permitted, inheritable] of the calling process. */
   export function capget(): [bigint, bigint, bigint];
+  /** Drops every capability that is not kept from the bounding set. Needs CAP_SETPCAP. */
+  export function limitBoundingSet(kept: bigint): void;
   /** setgroups, setresgid, setresuid. */
   export function setUser(uid: number, gid: number, additionalGids: readonly number[]): void;
   /** 2^64-1 is unlimited. */
