@@ -4,40 +4,55 @@ import net from "node:net";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { type Any, AnySchema } from "@bufbuild/protobuf/wkt";
+import { type AsyncReleasable, UndoStack } from "../src/base/undo.ts";
 import type { Task } from "../src/gen/containerd/task/v2/task_pb.ts";
 import type { Client } from "../src/ttrpc/index.ts";
-import { busyboxRootfs, busyboxSpec, DirectShim } from "../test/harness/direct-shim.ts";
+import { busyboxRootfs, busyboxSpec, DirectShim, type DirectShimInit } from "../test/harness/direct-shim.ts";
 import { runOk } from "../test/harness/run.ts";
+import type { ConfigOverrides } from "../test/harness/shim-config.ts";
 import { createWorld, type World } from "../test/harness/world.ts";
 
+export const RUNC_SHIM = "/usr/bin/containerd-shim-runc-v2";
+
 export interface Subject {
-  /** "caisson" or "runc". */
+  /** "caisson", "runc", or what sets a further one apart. */
   readonly name: string;
   readonly id: string;
   readonly task: Client<typeof Task>;
 }
 
-/** Runs `body` with both subjects, whose container sleeps. */
+/** Our shim with a guest that keeps what it has read of a file when the file is opened again. */
+export const CACHED = {
+  name: "caisson with cached files",
+  config: { "hypervisor.qemu.virtio_fs_cache": "always" },
+} as const;
+
+/** Runs `body` with both subjects, and with `further` ones of ours, whose container sleeps. */
 export async function withSubjects(
   body: (subjects: readonly Subject[], world: World) => Promise<void>,
+  further: readonly { readonly name: string; readonly config: ConfigOverrides }[] = [],
 ): Promise<void> {
   await using world = await createWorld();
-  await using ours = await start(world, "caisson", undefined);
-  await using control = await start(world, "runc", "/usr/bin/containerd-shim-runc-v2");
-  await body([ours, control], world);
+  await using undo = new UndoStack();
+  const subject = async (name: string, init: Pick<DirectShimInit, "program" | "config">) =>
+    undo.use(name, await start(world, name, init));
+  const subjects = [await subject("caisson", {}), await subject("runc", { program: RUNC_SHIM })];
+  for (const { name, config } of further) subjects.push(await subject(name, { config }));
+  await body(subjects, world);
 }
 
 async function start(
   world: World,
-  id: string,
-  program: string | undefined,
-): Promise<Subject & AsyncDisposable> {
+  name: string,
+  init: Pick<DirectShimInit, "program" | "config">,
+): Promise<Subject & AsyncReleasable> {
+  const id = name.replace(/\W+/g, "-");
   const spec = busyboxSpec(world, id, ["sleep", "100000"]);
-  const shim = await DirectShim.start({ world, id, spec, ...(program !== undefined && { program }) });
+  const shim = await DirectShim.start({ world, id, spec, ...init });
   const task = await shim.task();
   await task.create({ id, bundle: shim.bundle, rootfs: [await busyboxRootfs(world)] });
   await task.start({ id });
-  return { name: id, id, task, [Symbol.asyncDispose]: () => shim[Symbol.asyncDispose]() };
+  return { name, id, task, [Symbol.asyncDispose]: () => shim[Symbol.asyncDispose]() };
 }
 
 export const processSpec = (args: readonly string[]): Any =>

@@ -4,12 +4,23 @@ import { join } from "node:path";
 import { built, repositoryRoot } from "../../test/harness/paths.ts";
 import { describeResult, runOk } from "../../test/harness/run.ts";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
+import { createWorld } from "../../test/harness/world.ts";
+import { type ColdStart, coldStart, coldStartOfRunc } from "../cold-start.ts";
 import { Collected } from "../collected.ts";
 import { buildFloorInitrd, floorCommand, measureFloor } from "../floor.ts";
+import { runningStarts } from "../running-start.ts";
+import { RUNC_SHIM } from "../subjects.ts";
 import type { Measurement, Suite } from "../suite.ts";
 
 /** Seconds an idle sandbox gets to settle before its memory is read. */
 const IDLE_MS = 2_000;
+
+const EXECS_PER_RUN = 4;
+
+const HELLO = "QEMU start to agent hello";
+const FLOOR = "floor (QEMU start to power-off by init)";
+const EXEC = "exec round trip (ctr task exec true)";
+const EXEC_OF_RUNC = "exec round trip, runc";
 
 /** Milliseconds by step that the shim logs when a guest is ready. */
 interface BootRecord {
@@ -32,7 +43,7 @@ export const bootSuite: Suite = {
       collected.add("shim start (the program `start`)", "ms", await shimStart(host));
       collected.add("ctr run to first output", "ms", await firstOutput(host, CAISSON_RUNTIME));
       const boot = lastBoot(host);
-      collected.add("QEMU start to agent hello", "ms", boot.hello - boot.launched);
+      collected.add(HELLO, "ms", boot.hello - boot.launched);
       collected.add("request to guest ready, in the shim", "ms", boot.ready);
       collected.add("ctr run to first output, runc", "ms", await firstOutput(host, RUNC_RUNTIME));
     }
@@ -41,15 +52,41 @@ export const bootSuite: Suite = {
     const initrd = await buildFloorInitrd(host.world.dir);
     for (let i = 1; i <= runs; i++) {
       progress(`floor ${i} of ${runs}`);
-      collected.add(
-        "floor (QEMU start to power-off by init)",
-        "ms",
-        await measureFloor(floorCommand(qemu, initrd)),
-      );
+      collected.add(FLOOR, "ms", await measureFloor(floorCommand(qemu, initrd)));
     }
+    await ownShare(runs, collected, progress);
     return [...collected.measurements(), ...memory, ...sizes()];
   },
 };
+
+const PARTS: Readonly<Record<keyof ColdStart["parts"], string>> = {
+  program: "the program `start`",
+  untilQemu: "until QEMU starts",
+  agent: "the agent until its hello",
+  guestSetUp: "the guest's set-up",
+  container: "the container",
+  startCall: "Start",
+};
+
+/** Cold starts without containerd, and starts in a running sandbox. */
+async function ownShare(runs: number, collected: Collected, progress: (text: string) => void): Promise<void> {
+  await using world = await createWorld();
+  for (let i = 0; i <= runs; i++) {
+    progress(i === 0 ? "cold start: warm-up" : `cold start ${i} of ${runs}`);
+    const { total, own, parts } = await coldStart(world, `cold${i}`);
+    const control = await coldStartOfRunc(world, `cold-runc${i}`, RUNC_SHIM);
+    if (i === 0) continue;
+    collected.add("cold start without containerd", "ms", total);
+    collected.add("cold start without containerd, runc", "ms", control);
+    collected.add("the shim's own share of a cold start", "ms", own);
+    for (const part of Object.keys(PARTS) as (keyof ColdStart["parts"])[])
+      collected.add(`of that ${PARTS[part]}`, "ms", parts[part]);
+  }
+  progress("`start` in a running sandbox");
+  const { ours, runc } = await runningStarts(world, RUNC_SHIM);
+  collected.add("`start` for a container of a running sandbox", "ms", ...ours);
+  collected.add("`start` for a container of a running sandbox, runc", "ms", ...runc);
+}
 
 /** Milliseconds from ctr's start to the first byte of the container's output. */
 function firstOutput(host: TestHost, runtime: string): Promise<number> {
@@ -99,9 +136,11 @@ async function endProcess(pid: number): Promise<void> {
 async function idleSandbox(host: TestHost, runs: number, collected: Collected) {
   const id = await host.runDetached(["sleep", "10000"]);
   const control = await host.runDetached(["sleep", "10000"], { runtime: RUNC_RUNTIME });
-  for (let i = 0; i < runs; i++) {
-    collected.add("exec round trip (ctr task exec true)", "ms", await execTime(host, id));
-    collected.add("exec round trip, runc", "ms", await execTime(host, control));
+  await execTime(host, id);
+  await execTime(host, control);
+  for (let i = 0; i < runs * EXECS_PER_RUN; i++) {
+    collected.add(EXEC, "ms", await execTime(host, id));
+    collected.add(EXEC_OF_RUNC, "ms", await execTime(host, control));
   }
   await host.remove(control);
   await new Promise((resolve) => setTimeout(resolve, IDLE_MS));

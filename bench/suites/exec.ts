@@ -1,6 +1,6 @@
 /** A further process in a running container, from the request to its end, on our shim and on runc's in turns. */
 import { Collected } from "../collected.ts";
-import { processSpec, type Subject, withSubjects } from "../subjects.ts";
+import { CACHED, processSpec, type Subject, withSubjects } from "../subjects.ts";
 import type { Suite } from "../suite.ts";
 
 /** Processes per run and subject. */
@@ -9,26 +9,30 @@ const AT_ONCE = 10;
 
 export const execSuite: Suite = {
   name: "exec",
-  summary: "a process in a running container, one after the other and 10 at once, beside runc",
+  summary:
+    "a process in a running container, one after the other and 10 at once, with and without cached files, beside runc",
   async run({ runs, progress }) {
     const collected = new Collected();
-    await withSubjects(async (subjects) => {
-      for (const subject of subjects) await execOnce(subject, "warm");
-      for (let run = 1; run <= runs; run++) {
-        progress(`run ${run} of ${runs}`);
-        for (const subject of subjects) {
-          for (let i = 0; i < EXECS; i++) {
-            const { started, ended } = await execOnce(subject, `r${run}e${i}`);
-            collected.add(`exec and start answered, ${subject.name}`, "ms", started);
-            collected.add(`exec of true to its deletion, ${subject.name}`, "ms", ended);
+    await withSubjects(
+      async (subjects) => {
+        for (const subject of subjects) await execOnce(subject, "warm");
+        for (let run = 1; run <= runs; run++) {
+          progress(`run ${run} of ${runs}`);
+          for (const subject of subjects) {
+            for (let i = 0; i < EXECS; i++) {
+              const { started, ended } = await execOnce(subject, `r${run}e${i}`);
+              collected.add(`exec and start answered, ${subject.name}`, "ms", started);
+              collected.add(`exec of true to its deletion, ${subject.name}`, "ms", ended);
+            }
+            const begun = performance.now();
+            const ids = Array.from({ length: AT_ONCE }, (_, i) => `r${run}p${i}`);
+            await Promise.all(ids.map((id) => execOnce(subject, id)));
+            collected.add(`${AT_ONCE} at once, ${subject.name}`, "ms", performance.now() - begun);
           }
-          const begun = performance.now();
-          const ids = Array.from({ length: AT_ONCE }, (_, i) => `r${run}p${i}`);
-          await Promise.all(ids.map((id) => execOnce(subject, id)));
-          collected.add(`${AT_ONCE} at once, ${subject.name}`, "ms", performance.now() - begun);
         }
-      }
-    });
+      },
+      [CACHED],
+    );
     return collected.measurements();
   },
 };

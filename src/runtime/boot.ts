@@ -159,7 +159,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const service = undo.use("network service", await network.serve(vm, agent));
   mark("ready");
   failPoint("boot.ready");
-  log.info({ ...steps, vmPid: vm.pid }, "the guest is ready");
+  log.info({ ...steps, agentMs: agentMs(agent.hello.bootSteps), vmPid: vm.pid }, "the guest is ready");
   const owned = undo.move();
   return {
     vm,
@@ -170,6 +170,12 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
     lost: Promise.race([crashed, agent.lost]),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** Milliseconds from the agent's execution until it has a connection to the host, as the guest tells it. */
+function agentMs(steps: readonly { readonly name: string; readonly uptimeUs: bigint }[]): number {
+  const at = (wanted: string) => Number(steps.find(({ name }) => name === wanted)?.uptimeUs ?? 0n);
+  return Math.round((at("connected") - at("init")) / 100) / 10;
 }
 
 /** The guest's own steps up to its hello as spans: their ends are told in microseconds since its kernel began. */

@@ -52,6 +52,7 @@ interface LogReader {
 interface Parts {
   readonly bundle: string;
   readonly answer: Buffer;
+  readonly startMs: number;
   readonly events: SeenEvent[];
   readonly env: NodeJS.ProcessEnv;
   readonly eventServer: net.Server;
@@ -63,6 +64,8 @@ export class DirectShim implements AsyncDisposable {
   readonly bundle: string;
   /** What `start` printed. */
   readonly answer: Buffer;
+  /** Milliseconds that it took. */
+  readonly startMs: number;
   readonly events: SeenEvent[];
   readonly #world: World;
   readonly #program: string;
@@ -75,6 +78,7 @@ export class DirectShim implements AsyncDisposable {
     this.id = init.id;
     this.bundle = parts.bundle;
     this.answer = parts.answer;
+    this.startMs = parts.startMs;
     this.events = parts.events;
     this.#world = init.world;
     this.#program = init.program ?? built.shim;
@@ -106,8 +110,10 @@ export class DirectShim implements AsyncDisposable {
     // shim looks at its parent, which must be a process of this world.
     const script = 'cd "$1" && shift && "$@"; exit $?';
     const [file = "", ...args] = world.enter(["sh", "-c", script, "sh", bundle, ...argv]);
+    const begun = performance.now();
     const answer = await output(file, args, env, init.stdin);
-    return new DirectShim(init, { bundle, answer, events, env, eventServer, log });
+    const startMs = performance.now() - begun;
+    return new DirectShim(init, { bundle, answer, startMs, events, env, eventServer, log });
   }
 
   /** A client of one of the shim's services, on a connection of its own. */

@@ -1,0 +1,84 @@
+/**
+ * A cold start without containerd or ctr: the program `start`, Create and Start of a sandbox's only container, and what of
+ * it is the shim's own. Not our own is what the guest's kernel, its firmware and QEMU take: from QEMU's start to the
+ * agent's hello, less the agent's own work before it.
+ */
+import { busyboxRootfs, busyboxSpec, DirectShim } from "../test/harness/direct-shim.ts";
+import type { World } from "../test/harness/world.ts";
+
+/** Milliseconds. */
+export interface ColdStart {
+  /** From the program `start` to the answer to Start. */
+  readonly total: number;
+  /** `total` less the time of the machine. */
+  readonly own: number;
+  /** The parts of `own`, one after the other. */
+  readonly parts: {
+    readonly program: number;
+    /** From Create to QEMU: Node, configuration, workspace, virtiofsd, vsock backend, network. */
+    readonly untilQemu: number;
+    /** The agent's execution until it dials the host. */
+    readonly agent: number;
+    readonly guestSetUp: number;
+    /** The rest of Create: mounts, and the container in the guest. */
+    readonly container: number;
+    readonly startCall: number;
+  };
+}
+
+/** What the shim logs once a guest is ready: milliseconds since the boot began, and `agentMs` of it. */
+interface ReadyRecord {
+  readonly prepared: number;
+  readonly launched: number;
+  readonly hello: number;
+  readonly ready: number;
+  readonly agentMs: number;
+  readonly time: string;
+}
+
+export async function coldStart(world: World, id: string): Promise<ColdStart> {
+  const rootfs = [await busyboxRootfs(world)];
+  const spec = busyboxSpec(world, id, ["sleep", "100000"]);
+  await using shim = await DirectShim.start({ world, id, spec });
+  const task = await shim.task();
+  const begun = performance.now();
+  await task.create({ id, bundle: shim.bundle, rootfs });
+  const created = performance.now();
+  await task.start({ id });
+  const startCall = performance.now() - created;
+  const { launched, hello, ready, agentMs, time } = readyRecord(shim.log());
+  const readyAt = Date.parse(time) - performance.timeOrigin;
+  const machine = hello - launched - agentMs;
+  const total = shim.startMs + (created - begun) + startCall;
+  const untilQemu = readyAt - ready + launched - begun;
+  return {
+    total,
+    own: total - machine,
+    parts: {
+      program: shim.startMs,
+      untilQemu,
+      agent: agentMs,
+      guestSetUp: ready - hello,
+      container: created - readyAt,
+      startCall,
+    },
+  };
+}
+
+/** The same of runc's shim: milliseconds from the program `start` to the answer to Start. */
+export async function coldStartOfRunc(world: World, id: string, program: string): Promise<number> {
+  const rootfs = [await busyboxRootfs(world)];
+  const spec = busyboxSpec(world, id, ["sleep", "100000"]);
+  await using shim = await DirectShim.start({ world, id, spec, program });
+  const task = await shim.task();
+  const begun = performance.now();
+  await task.create({ id, bundle: shim.bundle, rootfs });
+  await task.start({ id });
+  return shim.startMs + performance.now() - begun;
+}
+
+function readyRecord(log: string): ReadyRecord {
+  const line = log.split("\n").find((text) => text.includes('"the guest is ready"'));
+  if (line === undefined) throw new Error("the shim logged no boot");
+  return JSON.parse(line) as ReadyRecord;
+}
