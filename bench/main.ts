@@ -1,4 +1,5 @@
 /** `npm run bench`: runs a suite, compares two results, makes documents of results. */
+import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { repositoryRoot } from "../test/harness/paths.ts";
@@ -31,14 +32,14 @@ const whole: readonly Suite[] = [bootSuite, execSuite, stdioSuite, memorySuite, 
 
 const DEFAULT_RUNS = 5;
 
-const usage = `Usage: npm run bench -- SUITE [--runs N] [--max N] [--json FILE]
-       npm run bench -- all [--runs N]
+const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FILE]
+       npm run bench -- all [--runs N] [--max N]
        npm run bench -- compare A.json B.json
        npm run bench -- docs [FILE.json...]
 
 A suite prints a table and writes its values with the facts of the host as JSON (default .cache/bench/SUITE.json).
-all runs ${whole.map(({ name }) => name).join(", ")}, one after the other; one that fails does not keep
-the next from running. compare sets two such files side by side; ranges that do not overlap are marked "apart". docs
+all is ${whole.map(({ name }) => name).join(", ")}. Of several suites, one that fails does not keep the next
+from running. compare sets two such files side by side; ranges that do not overlap are marked "apart". docs
 keeps such files in bench/results (all's own, where none is named) and makes the tables of docs/performance.md and
 docs/SPECIFICATION.md from what is there.
 
@@ -56,6 +57,8 @@ interface Bounds {
 }
 
 async function measure(suite: Suite, file: string, { runs, max }: Bounds): Promise<void> {
+  // What is there is not to be taken for the result of a suite that fails.
+  rmSync(file, { force: true });
   const host = await hostFacts();
   const progress = (text: string) => void process.stderr.write(`bench: ${suite.name}: ${text}\n`);
   const measurements = await suite.run({ runs: runs ?? suite.defaultRuns ?? DEFAULT_RUNS, max, progress });
@@ -66,17 +69,24 @@ async function measure(suite: Suite, file: string, { runs, max }: Bounds): Promi
   );
 }
 
-/** @throws when one of them failed, naming each that did. */
-async function measureAll(runs: number | undefined): Promise<void> {
+/** One after the other. @throws when some failed, naming each that did. */
+async function measureEach(chosen: readonly Suite[], bounds: Bounds): Promise<void> {
   const failed: string[] = [];
-  for (const suite of whole) {
+  for (const suite of chosen) {
     const begun = performance.now();
-    await measure(suite, resultFile(suite.name), { runs }).catch((error: unknown) => {
+    await measure(suite, resultFile(suite.name), bounds).catch((error: unknown) => {
       failed.push(`${suite.name}: ${error instanceof Error ? error.message : error}`);
     });
     process.stderr.write(`bench: ${suite.name} took ${Math.round((performance.now() - begun) / 1000)} s\n`);
   }
   if (failed.length > 0) throw new Error(failed.join("\n"));
+}
+
+/** The suites of these names, undefined where one is none. */
+function suitesNamed(names: readonly string[]): readonly Suite[] | undefined {
+  if (names.length === 1 && names[0] === "all") return whole;
+  const chosen = names.flatMap((name) => suites.find((suite) => suite.name === name) ?? []);
+  return chosen.length > 0 && chosen.length === names.length ? chosen : undefined;
 }
 
 function wholeNumber(name: string, text: string): number {
@@ -96,18 +106,20 @@ async function main(): Promise<void> {
     },
   });
   const [verb, ...rest] = positionals;
-  const suite = suites.find(({ name }) => name === verb);
-  const runs = values.runs === undefined ? undefined : wholeNumber("runs", values.runs);
+  const bound = (name: "runs" | "max") => {
+    const text = values[name];
+    return text === undefined ? undefined : wholeNumber(name, text);
+  };
+  const bounds = { runs: bound("runs"), max: bound("max") };
+  const chosen = suitesNamed(positionals);
+  const [only] = chosen ?? [];
   if (values.help) console.log(usage);
-  else if (suite !== undefined && rest.length === 0) {
-    const max = values.max === undefined ? undefined : wholeNumber("max", values.max);
-    const file = resolve(values.json ?? resultFile(suite.name));
-    await measure(suite, file, { runs, max });
-  } else if (verb === "compare" && rest[0] !== undefined && rest[1] !== undefined && rest.length === 2) {
+  else if (only !== undefined && chosen?.length === 1)
+    await measure(only, resolve(values.json ?? resultFile(only.name)), bounds);
+  else if (chosen !== undefined && values.json === undefined) await measureEach(chosen, bounds);
+  else if (verb === "compare" && rest[0] !== undefined && rest[1] !== undefined && rest.length === 2)
     console.log(comparison(readReport(rest[0]), readReport(rest[1])));
-  } else if (verb === "all" && rest.length === 0) {
-    await measureAll(runs);
-  } else if (verb === "docs") {
+  else if (verb === "docs") {
     keep(rest.length > 0 ? rest : whole.map(({ name }) => resultFile(name)));
     writeDocuments();
   } else throw new Error(usage);
