@@ -114,5 +114,5 @@ export async function refresh(root, name) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [command, ...args] = process.argv.slice(2);
   if (command === "record") await record(args);
-  else for (const name of Object.keys(CACHED)) await refresh(args[0], name);
+  else await Promise.all(Object.keys(CACHED).map((name) => refresh(args[0], name)));
 }

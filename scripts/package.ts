@@ -5,7 +5,7 @@
  *     npm run package -- [--with-node] [--output DIR] [--package-version VERSION]
  *
  * --package-version is for packages that the tests upgrade to.
- * --with-node puts the Node that runs this into the package, for systems whose own is too old (Debian 12).
+ * --with-node puts a Node into the package, for systems whose own is too old (Debian 12).
  */
 import { execFileSync, type StdioOptions } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -16,6 +16,7 @@ import { parseArgs } from "node:util";
 import { VERSION } from "../src/base/version.ts";
 import { contents } from "./package/contents.ts";
 import { debianMetadata } from "./package/debian.ts";
+import { provideNode } from "./package/node.ts";
 import { stage } from "./package/stage.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -55,12 +56,13 @@ function main(): void {
   const version = values["package-version"];
   const epoch = sourceDate();
   run(process.execPath, ["scripts/build.mjs"]);
+  const node = withNode ? provideNode(join(root, ".cache")) : undefined;
   mkdirSync(output, { recursive: true });
   const scratch = mkdtempSync(join(tmpdir(), "caisson-package-"));
   try {
     const variant = withNode ? "-with-node" : "";
     const tree = join(scratch, "tree");
-    const installedBytes = stage(contents(root, { withNode, version, epoch }), tree, epoch);
+    const installedBytes = stage(contents(root, { node, version, epoch }), tree, epoch);
 
     const tarball = join(output, `caisson${variant}-${version}-linux-x64.tar.gz`);
     let started = performance.now();

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { changelog, copyright, lintianOverrides } from "./documents.ts";
+import type { BundledNode } from "./node.ts";
 
 /** One file or link, at an absolute path of the target system. */
 export type Entry = { readonly path: string } & (
@@ -13,7 +14,8 @@ export type Entry = { readonly path: string } & (
 );
 
 export interface ContentsInit {
-  readonly withNode: boolean;
+  /** The Node to bring along. */
+  readonly node: BundledNode | undefined;
   readonly version: string;
   /** Seconds since 1970, for the change log. */
   readonly epoch: number;
@@ -31,7 +33,7 @@ export function contents(root: string, init: ContentsInit): Entry[] {
     data: gzipSync(text, { level: 9 }),
     mode: 0o644,
   });
-  const node = init.withNode ? `${LIBRARY}/bin/node` : "/usr/bin/node";
+  const node = init.node !== undefined ? `${LIBRARY}/bin/node` : "/usr/bin/node";
   const programs = readdirSync(join(root, "dist/bin"));
   const completions = readdirSync(join(root, "configs/completions/bash"));
   const documentation = "/usr/share/doc/caisson";
@@ -59,7 +61,7 @@ export function contents(root: string, init: ContentsInit): Entry[] {
       mode: 0o644,
     },
     { path: `${LIBRARY}/guest/agent`, data: read("dist/guest/agent"), mode: 0o755 },
-    ...(init.withNode ? [nodeProgram()] : []),
+    ...(init.node === undefined ? [] : [nodeProgram(init.node)]),
     file("/usr/share/caisson/defaults/configuration.toml", "configs/configuration.toml"),
     ...dropIns(root).map(
       (path): Entry => ({
@@ -83,7 +85,7 @@ export function contents(root: string, init: ContentsInit): Entry[] {
     file(`${documentation}/README.md`, "README.md"),
     compressed(`${documentation}/CHANGELOG.md`, read("CHANGELOG.md")),
     compressed(`${documentation}/changelog`, changelog(init.version, init.epoch)),
-    { path: `${documentation}/copyright`, data: Buffer.from(copyright(root, init.withNode)), mode: 0o644 },
+    { path: `${documentation}/copyright`, data: Buffer.from(copyright(root, init.node)), mode: 0o644 },
     { path: "/usr/share/lintian/overrides/caisson", data: Buffer.from(lintianOverrides), mode: 0o644 },
   ];
 }
@@ -122,13 +124,6 @@ function stripped(path: string): Buffer {
   }
 }
 
-/** The Node that runs this, where it needs no libraries of its own distribution. */
-function nodeProgram(): Entry {
-  const needed = execFileSync("ldd", [process.execPath], { encoding: "utf8" });
-  if (/libnode|libuv|libssl/.test(needed)) {
-    throw new Error(
-      `${process.execPath} needs libraries of this system; --with-node needs a self-contained Node`,
-    );
-  }
-  return { path: `${LIBRARY}/bin/node`, data: stripped(process.execPath), mode: 0o755 };
+function nodeProgram({ program: path }: BundledNode): Entry {
+  return { path: `${LIBRARY}/bin/node`, data: stripped(path), mode: 0o755 };
 }

@@ -1,6 +1,7 @@
 /** The texts that Debian expects in a package: change log, licences, and where lintian is wrong about it. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { BundledNode } from "./node.ts";
 
 export const MAINTAINER = "Caisson maintainers <maintainers@caisson.invalid>";
 
@@ -19,7 +20,7 @@ export function changelog(version: string, epoch: number): string {
 const AGENT_LIBRARIES = ["libquickjs", "libseccomp-dev", "libc6-dev"];
 
 /** Our licence, then that of everything that is bundled or linked into the programs. @param root the repository */
-export function copyright(root: string, withNode: boolean): string {
+export function copyright(root: string, node: BundledNode | undefined): string {
   const read = (path: string) => readFileSync(join(root, path), "utf8").trimEnd();
   const bundled: string[] = JSON.parse(read("dist/bundled.json"));
   const sections = [
@@ -40,7 +41,10 @@ export function copyright(root: string, withNode: boolean): string {
       ),
     ),
   ];
-  if (withNode) sections.push(section("Node.js, /usr/lib/caisson/bin/node", nodeLicence()));
+  if (node !== undefined) {
+    const licence = readFileSync(node.licence, "utf8").trimEnd();
+    sections.push(section("Node.js, /usr/lib/caisson/bin/node", licence));
+  }
   return `${sections.join("\n\n")}\n`;
 }
 
@@ -55,24 +59,6 @@ function withoutApacheText(text: string): string {
   if (start === -1 || end < start) return text;
   const reference = "Apache License 2.0: its text is in /usr/share/common-licenses/Apache-2.0.";
   return `${text.slice(0, start)}${reference}${text.slice(end + "END OF TERMS AND CONDITIONS".length)}`;
-}
-
-/** Where Node's own distribution and Debian's packages of it keep the licence. */
-function nodeLicence(): string {
-  const prefix = join(process.execPath, "../..");
-  const places = [
-    join(prefix, "LICENSE"),
-    join(prefix, "share/doc/nodejs/LICENSE"),
-    "/usr/share/doc/nodejs/copyright",
-  ];
-  for (const place of places) {
-    try {
-      return readFileSync(place, "utf8").trimEnd();
-    } catch {
-      // The next one.
-    }
-  }
-  throw new Error(`no licence of Node at ${places.join(" or ")}`);
 }
 
 export const lintianOverrides = `# PID 1 of a guest that has no other file: there is nothing to link to.
