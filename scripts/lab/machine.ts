@@ -188,12 +188,14 @@ export class LabMachine {
   /** Fails when QEMU ends first. */
   #orGone<T>(promise: Promise<T>): Promise<T> {
     const { pid, startTime } = this.#record;
-    return new Promise((resolve, reject) => {
-      const watch = setInterval(() => {
+    let watch: NodeJS.Timeout | undefined;
+    const gone = new Promise<never>((_resolve, reject) => {
+      watch = setInterval(() => {
         if (!isSameProcess(pid, startTime)) reject(new Error("the host's QEMU has ended"));
       }, 500);
-      promise.then(resolve, reject).finally(() => clearInterval(watch));
     });
+    // What is waited for may never come once QEMU is gone.
+    return Promise.race([promise, gone]).finally(() => clearInterval(watch));
   }
 
   async #run(argv: readonly string[]): Promise<void> {
