@@ -37,6 +37,10 @@ bin/unshare util-linux
 bin/systemd-run systemd
 bin/script bsdutils
 bin/chromium chromium
+bin/lintian lintian
+bin/man man-db
+bin/zsh zsh
+bin/fish fish
 sbin/ip iproute2
 lib/cni/bridge containernetworking-plugins
 share/keyrings/debian-archive-keyring.gpg debian-archive-keyring

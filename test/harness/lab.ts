@@ -13,6 +13,12 @@ import { type RunOptions, type RunResult, run, runOk } from "./run.ts";
 /** Which host: "debian13" unless CAISSON_LAB_HOST names another. */
 export const labVariant = process.env.CAISSON_LAB_HOST ?? "debian13";
 
+/** Debian 12's own Node is too old: its package brings one. */
+const withNode = labVariant === "debian12";
+
+/** The Node that runs our programs in the host. */
+export const labNode = withNode ? "/usr/lib/caisson/bin/node" : "/usr/bin/node";
+
 /** The image that `importImage` puts into the host's containerd. */
 export const LAB_IMAGE = "docker.io/library/busybox:caisson";
 
@@ -66,20 +72,26 @@ export class LabHost implements AsyncDisposable {
 
   /** Builds our package as `version` and puts it into the host. @returns its path there */
   async putPackage(version = VERSION): Promise<string> {
+    await this.#build(version);
+    return await this.#putBuilt(`caisson${withNode ? "-with-node" : ""}_${version}_amd64.deb`);
+  }
+
+  /** Puts the tarball of the same build into the host. Preconditions: putPackage(). @returns its path there */
+  async putTarball(version = VERSION): Promise<string> {
+    return await this.#putBuilt(`caisson${withNode ? "-with-node" : ""}-${version}-linux-x64.tar.gz`);
+  }
+
+  async #build(version: string): Promise<void> {
     const script = join(repositoryRoot, "scripts/package.ts");
-    const variant = labVariant === "debian12" ? ["--with-node"] : [];
-    const argv = [
-      "--import",
-      "tsx",
-      script,
-      "--output",
-      this.#scratch,
-      "--package-version",
-      version,
-      ...variant,
-    ];
-    await runOk([process.execPath, ...argv], { cwd: repositoryRoot, timeoutMs: 300_000 });
-    const name = `caisson${variant.length > 0 ? "-with-node" : ""}_${version}_amd64.deb`;
+    const options = ["--output", this.#scratch, "--package-version", version];
+    if (withNode) options.push("--with-node");
+    await runOk([process.execPath, "--import", "tsx", script, ...options], {
+      cwd: repositoryRoot,
+      timeoutMs: 300_000,
+    });
+  }
+
+  async #putBuilt(name: string): Promise<string> {
     await this.put([join(this.#scratch, name)], "/root/");
     return `/root/${name}`;
   }

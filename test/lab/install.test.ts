@@ -1,13 +1,32 @@
 /** Our package on a host of its own, as its administrator has it: installed, upgraded, with a new kernel, removed, purged. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { LAB_IMAGE, LabHost } from "../harness/lab.ts";
+import { LAB_IMAGE, LabHost, labNode, labVariant } from "../harness/lab.ts";
 import { describeResult } from "../harness/run.ts";
 
 const RUN = `ctr run --runtime io.containerd.caisson.v2`;
 const IMAGES = "/var/cache/caisson";
 const UNIT = "caisson-osbuilder-generate.service";
 const NEXT_VERSION = "99.0.0";
+
+/** What each Debian brings along, and what is asked for its version. */
+const SOFTWARE: Readonly<
+  Record<string, { readonly virtiofsd: string; readonly versions: readonly RegExp[] }>
+> = {
+  debian13: {
+    virtiofsd: "/usr/libexec/virtiofsd",
+    versions: [/^QEMU emulator version 10\./m, /^containerd \S+ v?1\.7\./m, /^virtiofsd 1\./m, /^v20\./m],
+  },
+  debian12: {
+    virtiofsd: "/usr/lib/qemu/virtiofsd",
+    versions: [
+      /^QEMU emulator version 7\.2/m,
+      /^containerd \S+ v?1\.6\./m,
+      /^virtiofsd version 7\.2/m,
+      /^v24\./m,
+    ],
+  },
+};
 
 let started: LabHost | undefined;
 before(async () => {
@@ -59,8 +78,23 @@ test("shim check finds nothing wrong, and the accelerator, vsock and network of 
   }
 });
 
-test("an upgrade leaves a running pod alone, and the next pod has the new version", async () => {
+test("a pod runs on what this Debian has: QEMU, virtiofsd, containerd, Node, cgroup v2", async () => {
+  const software = SOFTWARE[labVariant];
+  assert.ok(software !== undefined, labVariant);
+  const { virtiofsd, versions } = software;
   await host().shOk(`${RUN} --detach --null-io ${LAB_IMAGE} pod sleep 100000`);
+  const programs = await host().shOk(
+    "for p in $(pgrep -x 'caisson-shim|qemu-system-x86|virtiofsd'); do readlink /proc/$p/exe; done | sort -u",
+  );
+  assert.deepEqual(programs.trim().split("\n"), [labNode, "/usr/bin/qemu-system-x86_64", virtiofsd].sort());
+  const said = await host().shOk(
+    `qemu-system-x86_64 --version; containerd --version; ${virtiofsd} --version; ${labNode} --version`,
+  );
+  for (const version of versions) assert.match(said, version);
+  assert.equal(await host().shOk("stat -fc %T /sys/fs/cgroup"), "cgroup2fs\n");
+});
+
+test("an upgrade leaves a running pod alone, and the next pod has the new version", async () => {
   const identity = await podIdentity("pod");
   await host().install(await host().putPackage(NEXT_VERSION));
   assert.match(await host().shOk("dpkg-query -W caisson"), new RegExp(NEXT_VERSION));
@@ -110,4 +144,13 @@ test("purge leaves nothing", async () => {
   );
   assert.equal(left, "");
   assert.equal(await host().shOk("dpkg-query -l caisson 2>/dev/null | grep caisson || true"), "");
+});
+
+test("the tarball, installed as docs/install.md says, runs a pod", async () => {
+  const archive = await host().putTarball();
+  await host().shOk(`tar -C / --keep-directory-symlink -xf ${archive}
+${labNode} /usr/lib/caisson/lib/code-cache.mjs refresh /usr/lib/caisson
+systemctl daemon-reload
+systemctl enable --now ${UNIT}`);
+  assert.equal(await host().shOk(`${RUN} --rm ${LAB_IMAGE} fourth echo runs`), "runs\n");
 });

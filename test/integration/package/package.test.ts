@@ -1,4 +1,7 @@
-/** `npm run package`: what is in the Debian package and the tarball, and that equal inputs give equal bytes. */
+/**
+ * `npm run package`: what is in the Debian package and the tarball, that equal inputs give equal bytes, and that Debian's
+ * tools and the shells take what is in it.
+ */
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,7 +9,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { VERSION } from "../../../src/base/version.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
-import { runOk } from "../../harness/run.ts";
+import { describeResult, run, runOk } from "../../harness/run.ts";
 
 const DEB = `caisson_${VERSION}_amd64.deb`;
 const TARBALL = `caisson-${VERSION}-linux-x64.tar.gz`;
@@ -109,3 +112,64 @@ test("the maintainer script takes the interpreter from a program that names one"
   const [line] = readFileSync(join(dir, "deb/usr/lib/caisson", program), "latin1").split("\n", 1);
   assert.equal(line, "#!/usr/bin/node");
 });
+
+test("lintian has nothing to say", async () => {
+  const command = ["lintian", "--fail-on", "error,warning", join(dir, "one", DEB)];
+  const result = await run(command, { timeoutMs: 120_000 });
+  assert.equal(result.code, 0, describeResult(result));
+  assert.equal(result.stdout, "");
+});
+
+test("the man pages render without a warning", async () => {
+  for (const path of filesBelow(join(dir, "deb")).filter((name) => name.startsWith("/usr/share/man/"))) {
+    const page = join(dir, "deb", path);
+    const env = { ...process.env, LC_ALL: "C.UTF-8", MANWIDTH: "100" };
+    const { stdout, stderr } = await runOk(["man", "--warnings", "-l", "-Tutf8", page], { env });
+    assert.equal(stderr, "", page);
+    const text = stdout.replaceAll(/.[\b]/g, ""); // bold and underlined as on a printer
+    assert.match(text, /NAME.*SYNOPSIS.*DESCRIPTION/s, page);
+  }
+});
+
+/** Says, in the shell's own way, what completes the line "shim ch", from the files where the shell looks for them. */
+const COMPLETING: Readonly<Record<string, (share: string) => readonly string[]>> = {
+  bash: (share) => [
+    "--norc",
+    "-ec",
+    `source ${share}/bash-completion/completions/shim
+complete -p shim | grep -q -- '-F _shim'
+COMP_WORDS=(shim ch) COMP_CWORD=1
+_shim
+echo "$COMPREPLY"`,
+  ],
+  // In a pseudo-terminal: zsh completes only what is being typed.
+  zsh: (share) => [
+    "-fc",
+    String.raw`zmodload zsh/zpty
+zpty -b shell zsh -f -i
+zpty -w shell "PS1=; fpath=(${share}/zsh/vendor-completions \$fpath); autoload -Uz compinit; compinit -u -D"
+zpty -w shell 'shim() { print completed=$1; }; print rea""dy'
+zpty -r shell output $'*ready\r\n*'
+zpty -w -n shell $'shim ch\t\n'
+zpty -r shell output '*completed=*'$'\n'
+[[ $output =~ 'completed=([a-z]+)' ]] && print $match[1]
+zpty -d shell`,
+  ],
+  // By XDG_DATA_DIRS.
+  fish: () => ["-c", `complete -C "shim ch" | string match -r "^[a-z]+"`],
+};
+
+for (const [shell, argv] of Object.entries(COMPLETING)) {
+  test(`${shell} loads the completion`, async () => {
+    const usr = join(dir, "deb/usr");
+    const env = {
+      ...process.env,
+      PATH: `${usr}/bin:${process.env.PATH}`,
+      XDG_DATA_DIRS: `${usr}/share`,
+      HOME: join(dir, "home"), // fish writes there
+      TERM: "dumb",
+    };
+    const result = await run([shell, ...argv(`${usr}/share`)], { env });
+    assert.equal(result.stdout.trim(), "check", describeResult(result));
+  });
+}
