@@ -61,6 +61,28 @@ test("everything belongs to root and carries the given time", async () => {
   }
 });
 
+test("everything that belongs to a host of pods is in it", () => {
+  const share = "/usr/share/caisson";
+  const completions = ["shim", "osbuilder"].flatMap((name) => [
+    `/usr/share/bash-completion/completions/${name}`,
+    `/usr/share/zsh/vendor-completions/_${name}`,
+    `/usr/share/fish/vendor_completions.d/${name}.fish`,
+  ]);
+  const files = filesBelow(join(dir, "deb"));
+  for (const path of [
+    ...["containerd-shim-caisson-v2", "shim", "osbuilder"].map((name) => `/usr/bin/${name}`),
+    ...["guest/agent", "native/caisson.node", "lib/shim-server.cjs"].map(
+      (name) => `/usr/lib/caisson/${name}`,
+    ),
+    ...["defaults/configuration.toml", "crio/50-caisson"].map((name) => `${share}/${name}`),
+    ...["v2", "v3"].map((version) => `${share}/containerd/caisson-${version}.toml`),
+    "/usr/lib/systemd/system/caisson-osbuilder-generate.service",
+    ...completions,
+  ]) {
+    assert.ok(files.includes(path), path);
+  }
+});
+
 test("each program has a link in /usr/bin, an interpreter by path, and a man page", () => {
   const programs = readdirSync(join(repositoryRoot, "dist/bin"));
   assert.ok(programs.length >= 3);
