@@ -13,7 +13,7 @@ import {
   removeRule,
 } from "../../../src/netlink/index.ts";
 import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
-import { readPodNetwork } from "../../../src/resources/net/index.ts";
+import { MAX_QUEUES, readPodNetwork } from "../../../src/resources/net/index.ts";
 import { framesTowards } from "./frames.ts";
 import { MODELS, makePod, POD_MAC, recordingLog, shell, snapshot } from "./pod-fixture.ts";
 
@@ -137,6 +137,29 @@ export function attachSuite(): void {
       } finally {
         pod.close();
       }
+    }
+  });
+
+  test("a NIC has as many queues as wanted, up to eight", async () => {
+    const pod = await makePod();
+    try {
+      for (const [wanted, got] of [
+        [1, 1],
+        [3, 3],
+        [20, MAX_QUEUES],
+      ] as const) {
+        const attached = await pod.attach({ model: "tcfilter", queues: wanted });
+        const [nic] = attached.network.nics;
+        assert.deepEqual([nic?.queues, nic?.tapFds.length], [got, got]);
+        assert.match(
+          await pod.inPod("ip -d link show tap0_caisson"),
+          new RegExp(`numtxqueues ${got > 1 ? 256 : 1} `),
+        );
+        await attached.detach();
+      }
+      assert.equal(MAX_QUEUES, 8);
+    } finally {
+      pod.close();
     }
   });
 
