@@ -67,8 +67,13 @@ async function attachNetwork(
     for (const number of journalled.keys()) workspace.journal.done(number);
   };
   const journal = (plan: NetUndoRecord) => {
-    journalled.set(workspace.journal.add({ kind: "net", plan }), plan);
+    const number = workspace.journal.add({ kind: "net", plan });
+    journalled.set(number, plan);
     failPoint("network.journalled");
+    return () => {
+      journalled.delete(number);
+      workspace.journal.done(number);
+    };
   };
   const attaching =
     reserved?.attach(journal, signal) ?? attachPodNetwork({ ...optionsOf(init, netnsPath), journal }, signal);

@@ -34,8 +34,11 @@ export interface AttachOptions {
   readonly queues: number;
   readonly vhost: VhostMode;
   readonly log: Log;
-  /** Writes a record for undoPodNetwork() where it survives this process; called before the first change it covers. */
-  readonly journal: (record: NetUndoRecord) => void | Promise<void>;
+  /**
+   * Writes a record for undoPodNetwork() where it survives this process; called before the first change it covers.
+   * @returns what notes that the record has been undone, for a wiring that is tried again.
+   */
+  readonly journal: (record: NetUndoRecord) => (() => void) | undefined;
 }
 
 /** More queues than this cost memory and vectors without a gain for one pod. */
@@ -165,7 +168,7 @@ async function wireOnce(
   let executed: Executed | undefined;
   const vhostFds = new Map<string, readonly number[]>();
   const record = undoRecordOf(plan, netns);
-  await options.journal(record);
+  const undone = options.journal(record);
   try {
     const executing =
       execute === undefined
@@ -185,6 +188,7 @@ async function wireOnce(
       record.undo.filter((action) => !notMade.some((step) => step.undo === action)),
       netns,
     );
+    undone?.();
     throw error;
   }
 }

@@ -10,7 +10,7 @@ import {
   NetlinkSocket,
 } from "../../../src/netlink/index.ts";
 import { executePlan, StepError } from "../../../src/resources/net/execute.ts";
-import { type NetUndoRecord, reservePodNetwork } from "../../../src/resources/net/index.ts";
+import { type NetUndoRecord, reservePodNetwork, undoPodNetwork } from "../../../src/resources/net/index.ts";
 import { openNetns } from "../../../src/resources/net/netns.ts";
 import type { PlanStep } from "../../../src/resources/net/plan.ts";
 import { readPodState } from "../../../src/resources/net/pod-state.ts";
@@ -104,14 +104,24 @@ export function conflictSuite(): void {
         await pod.inPod(
           "tc qdisc add dev eth0 clsact; ip link add taken0 index 3 type veth peer name taken1 index 4; ip link set eth0 mtu 1400",
         );
-        const records: NetUndoRecord[] = [];
-        const journal = (record: NetUndoRecord) => void records.push(record);
+        const records = new Set<NetUndoRecord>();
+        let undone = 0;
+        const journal = (record: NetUndoRecord) => {
+          records.add(record);
+          return () => {
+            undone++;
+            records.delete(record);
+          };
+        };
         const network = await reservation.attach(journal, AbortSignal.timeout(20_000));
         const tap = await pod.inPod("ip -o link show tap0_caisson");
         assert.match(tap, /^5: .* mtu 1400 /);
         assert.match(await pod.inPod("tc filter show dev eth0 ingress"), /pref 49152/);
         assert.deepEqual([network.model, network.nics[0]?.mtu, log.warnings], [model, 1400, []]);
-        assert.ok(records.length > 1, "each plan was journalled");
+        assert.ok(undone > 0, "a plan that failed is no longer in the journal");
+        // As after kill -9: what a plan that failed would have made is somebody else's.
+        for (const record of records) await undoPodNetwork(record);
+        assert.match(await pod.inPod("tc qdisc show dev eth0"), /clsact/);
         await network.detach();
         assert.match(await pod.inPod("tc qdisc show dev eth0"), /clsact/);
         assert.doesNotMatch(await pod.inPod("tc filter show dev eth0 ingress; ip link"), /caisson/);
