@@ -1,36 +1,16 @@
 /** `npm run bench`: runs a suite, compares two results, makes documents of results. */
-import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { repositoryRoot } from "../test/harness/paths.ts";
 import { keep, writeDocuments } from "./documents.ts";
-import { hostFacts } from "./host-facts.ts";
-import { comparison, factLines, makeReport, readReport, textTable, writeReport } from "./report.ts";
+import { type Bounds, DEFAULT_RUNS, measure } from "./measure.ts";
+import { comparison, readReport } from "./report.ts";
 import type { Suite } from "./suite.ts";
-import { bootSuite } from "./suites/boot.ts";
-import { densitySuite } from "./suites/density.ts";
-import { execSuite } from "./suites/exec.ts";
-import { fsSuite } from "./suites/fs.ts";
-import { memorySuite } from "./suites/memory.ts";
 import { monitorSuite } from "./suites/monitor.ts";
 import { netSuite } from "./suites/net.ts";
-import { stdioSuite } from "./suites/stdio.ts";
+import { whole } from "./whole.ts";
 
-const suites: readonly Suite[] = [
-  bootSuite,
-  densitySuite,
-  execSuite,
-  fsSuite,
-  memorySuite,
-  monitorSuite,
-  netSuite,
-  stdioSuite,
-];
-
-/** Those whose results the budgets and docs/performance.md are made from. */
-const whole: readonly Suite[] = [bootSuite, execSuite, stdioSuite, memorySuite, fsSuite, densitySuite];
-
-const DEFAULT_RUNS = 5;
+const suites: readonly Suite[] = [...whole, monitorSuite, netSuite];
 
 const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FILE]
        npm run bench -- all [--runs N] [--max N]
@@ -50,24 +30,6 @@ Suites:
 ${suites.map(({ name, summary, defaultRuns }) => `  ${name.padEnd(8)} ${summary}${defaultRuns === undefined ? "" : ` (--runs ${defaultRuns})`}`).join("\n")}`;
 
 const resultFile = (name: string): string => join(repositoryRoot, `.cache/bench/${name}.json`);
-
-interface Bounds {
-  readonly runs?: number | undefined;
-  readonly max?: number | undefined;
-}
-
-async function measure(suite: Suite, file: string, { runs, max }: Bounds): Promise<void> {
-  // What is there is not to be taken for the result of a suite that fails.
-  rmSync(file, { force: true });
-  const host = await hostFacts();
-  const progress = (text: string) => void process.stderr.write(`bench: ${suite.name}: ${text}\n`);
-  const measurements = await suite.run({ runs: runs ?? suite.defaultRuns ?? DEFAULT_RUNS, max, progress });
-  const report = makeReport(suite.name, host, measurements);
-  writeReport(file, report);
-  console.log(
-    `${factLines(host).join("\n")}\n\n${suite.table?.(measurements) ?? textTable(report)}\n\nJSON: ${file}`,
-  );
-}
 
 /** One after the other. @throws when some failed, naming each that did. */
 async function measureEach(chosen: readonly Suite[], bounds: Bounds): Promise<void> {
