@@ -263,6 +263,11 @@ const runtimeKeys = {
     allowed: 'a URL that begins with http:// or https://, "none" or empty',
     doc: "Collector that gets the shim's and the agent's OpenTelemetry spans by OTLP/HTTP in JSON, e.g. \"http://127.0.0.1:4318\". Empty: what OTEL_EXPORTER_OTLP_ENDPOINT and its like in containerd's environment say. none: no spans in any case.",
   }),
+  stats_format: choice(["auto", "v1", "v2"], {
+    annotation: true,
+    fallback: "auto",
+    doc: "The cgroup version whose metrics message containerd gets for a container. auto: that of the host, which is what containerd's exporter takes; hosts with both count as v1. The guest has version 2, whose figures are put in the fields of version 1 where there is one.",
+  }),
   create_container_timeout: integer({
     kata: true,
     annotation: true,

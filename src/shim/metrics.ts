@@ -1,96 +1,37 @@
-/** A container's figures from the guest as the cgroup v2 metrics message that containerd and CRI-O read. */
-import type { MessageInitShape } from "@bufbuild/protobuf";
+/**
+ * The answer of Stats: the metrics message of cgroup v1 or v2. The request does not say which one its caller takes, but
+ * containerd's own exporter takes one alone, that of its host's cgroups; older CRI-O takes v1 alone. So the host decides,
+ * as with runc's shim and Kata's, unless the configuration does (runtime.stats_format).
+ */
+import { statfsSync } from "node:fs";
+import type { Any } from "@bufbuild/protobuf/wkt";
+import type { Config } from "../config/index.ts";
 import type { ContainerStatsResponse } from "../gen/caisson/agent/v1/agent_pb.ts";
-import type { MetricsSchema } from "../gen/io/containerd/cgroups/v2/metrics_pb.ts";
+import { packAny } from "./pack-any.ts";
 
-/** memory.stat keys that the message has a field for: field name by cgroup key. */
-const memoryStatFields = {
-  anon: "anon",
-  file: "file",
-  kernel_stack: "kernelStack",
-  slab: "slab",
-  sock: "sock",
-  shmem: "shmem",
-  file_mapped: "fileMapped",
-  file_dirty: "fileDirty",
-  file_writeback: "fileWriteback",
-  anon_thp: "anonThp",
-  inactive_anon: "inactiveAnon",
-  active_anon: "activeAnon",
-  inactive_file: "inactiveFile",
-  active_file: "activeFile",
-  unevictable: "unevictable",
-  slab_reclaimable: "slabReclaimable",
-  slab_unreclaimable: "slabUnreclaimable",
-  pgfault: "pgfault",
-  pgmajfault: "pgmajfault",
-  workingset_refault: "workingsetRefault",
-  workingset_activate: "workingsetActivate",
-  workingset_refault_anon: "workingsetRefaultAnon",
-  workingset_refault_file: "workingsetRefaultFile",
-  workingset_activate_anon: "workingsetActivateAnon",
-  workingset_activate_file: "workingsetActivateFile",
-  workingset_nodereclaim: "workingsetNodereclaim",
-  pgrefill: "pgrefill",
-  pgscan: "pgscan",
-  pgsteal: "pgsteal",
-  pgactivate: "pgactivate",
-  pgdeactivate: "pgdeactivate",
-  pglazyfree: "pglazyfree",
-  pglazyfreed: "pglazyfreed",
-  thp_fault_alloc: "thpFaultAlloc",
-  thp_collapse_alloc: "thpCollapseAlloc",
-} as const;
+export type MetricsVersion = "v1" | "v2";
+export type StatsFormat = Config["runtime"]["statsFormat"];
 
-export function metricsFromStats(stats: ContainerStatsResponse): MessageInitShape<typeof MetricsSchema> {
-  const { cpu, memory, pids } = stats;
-  const memoryStat: Record<string, bigint> = {};
-  for (const [key, field] of Object.entries(memoryStatFields)) memoryStat[field] = memory?.stat[key] ?? 0n;
-  const events = memory?.events ?? {};
-  return {
-    pids: { current: pids?.current ?? 0n, limit: pids?.limit ?? 0n },
-    cpu: {
-      usageUsec: cpu?.usageUsec ?? 0n,
-      userUsec: cpu?.userUsec ?? 0n,
-      systemUsec: cpu?.systemUsec ?? 0n,
-      nrPeriods: cpu?.nrPeriods ?? 0n,
-      nrThrottled: cpu?.nrThrottled ?? 0n,
-      throttledUsec: cpu?.throttledUsec ?? 0n,
-    },
-    memory: {
-      ...memoryStat,
-      usage: memory?.usage ?? 0n,
-      usageLimit: memory?.usageLimit ?? 0n,
-      swapUsage: memory?.swapUsage ?? 0n,
-      swapLimit: memory?.swapLimit ?? 0n,
-      maxUsage: memory?.maxUsage ?? 0n,
-    },
-    memoryEvents: {
-      low: events.low ?? 0n,
-      high: events.high ?? 0n,
-      max: events.max ?? 0n,
-      oom: events.oom ?? 0n,
-      oomKill: events.oom_kill ?? 0n,
-      oomGroupKill: events.oom_group_kill ?? 0n,
-    },
-    io: {
-      usage: stats.io.map((entry) => ({
-        major: BigInt(entry.major),
-        minor: BigInt(entry.minor),
-        rbytes: entry.rbytes,
-        wbytes: entry.wbytes,
-        rios: entry.rios,
-        wios: entry.wios,
-      })),
-    },
-    hugetlb: stats.hugetlb.map((entry) => ({
-      pagesize: entry.pageSize,
-      current: entry.current,
-      max: entry.max,
-    })),
-    // The guest's loopback carries nothing of the pod's traffic.
-    network: stats.interfaces
-      .filter(({ name }) => name !== "lo")
-      .map(({ $typeName: _type, ...counters }) => counters),
-  };
+/** linux/magic.h */
+const CGROUP2_SUPER_MAGIC = 0x63677270;
+
+/** v2 where version 2 alone is mounted at `root`; version 1 and both together (hybrid) count as v1, as containerd has it. */
+export function hostMetricsVersion(root = "/sys/fs/cgroup"): MetricsVersion {
+  return statfsSync(root).type === CGROUP2_SUPER_MAGIC ? "v2" : "v1";
+}
+
+export async function packMetrics(stats: ContainerStatsResponse, format: StatsFormat): Promise<Any> {
+  const version = format === "auto" ? hostMetricsVersion() : format;
+  if (version === "v2") {
+    const [{ metricsV2 }, { MetricsSchema }] = await Promise.all([
+      import("./metrics-v2.ts"),
+      import("../gen/io/containerd/cgroups/v2/metrics_pb.ts"),
+    ]);
+    return packAny(MetricsSchema, metricsV2(stats));
+  }
+  const [{ metricsV1 }, { MetricsSchema }] = await Promise.all([
+    import("./metrics-v1.ts"),
+    import("../gen/io/containerd/cgroups/v1/metrics_pb.ts"),
+  ]);
+  return packAny(MetricsSchema, metricsV1(stats));
 }

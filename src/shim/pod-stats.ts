@@ -1,9 +1,12 @@
-/** The figures of a pod: those of its containers added up. Limits are not added: a pod has none of its own here. */
+/** The figures of a pod: those of its containers added up, without limits: a pod has none of its own here. */
 import { create } from "@bufbuild/protobuf";
 import {
   type ContainerStatsResponse,
   ContainerStatsResponseSchema,
 } from "../gen/caisson/agent/v1/agent_pb.ts";
+
+/** "max", as the guest sends it. */
+const NO_LIMIT = 2n ** 64n - 1n;
 
 type Figures = Readonly<Record<string, bigint>>;
 
@@ -29,12 +32,12 @@ export function podStats(containers: readonly ContainerStatsResponse[]): Contain
     cpu: addFigures(containers.map((one) => counters(one.cpu))),
     memory: {
       ...memory,
-      usageLimit: 0n,
-      swapLimit: 0n,
+      usageLimit: NO_LIMIT,
+      swapLimit: NO_LIMIT,
       stat: addFigures(containers.map((one) => one.memory?.stat ?? {})),
       events: addFigures(containers.map((one) => one.memory?.events ?? {})),
     },
-    pids: { ...pids, limit: 0n },
+    pids: { ...pids, limit: NO_LIMIT },
     io: containers.flatMap((one) => one.io),
     hugetlb: [],
     interfaces: containers[0]?.interfaces ?? [],

@@ -1,11 +1,9 @@
 /** containerd.runtime.sandbox.v1.Sandbox: translates messages to PodSandbox and back (containerd 2, `sandboxer = "shim"`). */
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { CreateSandboxRequest, Sandbox } from "../gen/containerd/runtime/sandbox/v1/sandbox_pb.ts";
-import { MetricsSchema } from "../gen/io/containerd/cgroups/v2/metrics_pb.ts";
 import type { ServiceHandlers } from "../ttrpc/index.ts";
 import { checkIdentifier } from "./arguments.ts";
-import { metricsFromStats } from "./metrics.ts";
-import { packAny } from "./pack-any.ts";
+import { packMetrics } from "./metrics.ts";
 import type { NewPod, PodSandbox, PodStatus } from "./pod-sandbox.ts";
 import { podStats } from "./pod-stats.ts";
 import type { Tasks } from "./tasks.ts";
@@ -72,7 +70,7 @@ export function sandboxHandlers(init: SandboxServiceInit): ServiceHandlers<typeo
     sandboxMetrics: async ({ sandboxId }) => {
       const ids = pod.containerIds(sandboxId);
       const stats = await Promise.all(ids.map((id) => tasks.stats(id)));
-      const data = packAny(MetricsSchema, metricsFromStats(podStats(stats)));
+      const data = await packMetrics(podStats(stats), tasks.statsFormat);
       return { metrics: { id: sandboxId, timestamp: timestampFromDate(new Date()), data } };
     },
   };

@@ -13,12 +13,11 @@ import type {
   Task as TaskV2,
 } from "../gen/containerd/task/v2/task_pb.ts";
 import { Status } from "../gen/containerd/v1/types/task_pb.ts";
-import { MetricsSchema } from "../gen/io/containerd/cgroups/v2/metrics_pb.ts";
 import { OptionsSchema } from "../gen/runtimeoptions/v1/options_pb.ts";
 import type { OciProcess, OciResources } from "../oci/spec.ts";
 import type { ServiceHandlers } from "../ttrpc/index.ts";
 import { checkIdentifier } from "./arguments.ts";
-import { metricsFromStats } from "./metrics.ts";
+import { packMetrics } from "./metrics.ts";
 import { packAny } from "./pack-any.ts";
 import type { CreateTask, TaskState, Tasks } from "./tasks.ts";
 
@@ -108,7 +107,7 @@ export function taskHandlers({
       return empty;
     },
     stats: async ({ id }) => ({
-      stats: packAny(MetricsSchema, metricsFromStats(await tasks.stats(id))),
+      stats: await packMetrics(await tasks.stats(id), tasks.statsFormat),
     }),
     connect: ({ id }) => ({ shimPid: process.pid, taskPid: tasks.taskPid(id), version }),
     checkpoint: () => {

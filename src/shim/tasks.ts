@@ -14,6 +14,7 @@ import type { ContainerProcess, ProcessExit } from "../runtime/container-process
 import type { Sandbox, SandboxObserver } from "../runtime/sandbox.ts";
 import type { StdioSpec } from "../runtime/stdio/open.ts";
 import { markOutOfMemory, readBundleSpec, writeExit } from "./bundle.ts";
+import type { StatsFormat } from "./metrics.ts";
 import { podStats } from "./pod-stats.ts";
 import type { TaskEvents } from "./task-events.ts";
 import { assertAllowed, type TaskStatus, taskStatus } from "./task-state.ts";
@@ -195,6 +196,11 @@ export class Tasks {
     const { agent } = await this.#machineOf(id);
     const lists = this.#guestIds(id).map((containerId) => agent.calls.listProcesses({ containerId }));
     return (await Promise.all(lists)).flatMap(({ processes }) => processes);
+  }
+
+  /** Which metrics message Stats answers with. */
+  get statsFormat(): StatsFormat {
+    return this.#open().config.runtime.statsFormat;
   }
 
   /** Of the whole pod for its pause container. */

@@ -20,6 +20,8 @@ export interface ContainerdInit {
   readonly namespace?: string;
   /** Further configuration, with the CRI plugin on; it is off when absent. */
   readonly cri?: CriConfiguration;
+  /** Where its exporter serves the figures of its tasks ("127.0.0.1:1338"); not at all when absent. */
+  readonly metricsAddress?: string;
 }
 
 export interface CriConfiguration {
@@ -74,7 +76,7 @@ export class Containerd implements AsyncDisposable {
       ...(process.env[SCALE] === undefined ? {} : { [SCALE]: process.env[SCALE] }),
       ...init.env,
     };
-    writeFileSync(this.#config, configuration(world, this.address, init.cri));
+    writeFileSync(this.#config, configuration(init, this.address));
   }
 
   /** Starts the daemon and waits until it serves. Preconditions: it does not run. */
@@ -180,7 +182,7 @@ export function binariesOf(version: ContainerdVersion): string {
 }
 
 /** The CRI plugin only costs start-up time where it is not the subject. */
-function configuration(world: World, address: string, cri: CriConfiguration | undefined): string {
+function configuration({ world, cri, metricsAddress }: ContainerdInit, address: string): string {
   mkdirSync(join(world.dir, "opt"), { recursive: true });
   const disabled = cri === undefined ? ["io.containerd.grpc.v1.cri"] : [];
   return `version = ${cri?.version ?? 2}
@@ -194,6 +196,7 @@ disabled_plugins = ${JSON.stringify(disabled)}
   address = "${address}.ttrpc"
 [plugins."io.containerd.internal.v1.opt"]
   path = "${world.dir}/opt"
+${metricsAddress === undefined ? "" : `[metrics]\n  address = "${metricsAddress}"`}
 ${cri?.tables ?? ""}`;
 }
 

@@ -8,7 +8,12 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { scaledMs } from "../../src/base/timeouts.ts";
-import { type Containerd, type ContainerdVersion, startContainerd } from "./containerd.ts";
+import {
+  type Containerd,
+  type ContainerdInit,
+  type ContainerdVersion,
+  startContainerd,
+} from "./containerd.ts";
 import { BUSYBOX_IMAGE, importBusybox } from "./images.ts";
 import { assertEven, takeSnapshot } from "./leak-ledger.ts";
 import { assertSetUp } from "./paths.ts";
@@ -47,17 +52,19 @@ export class TestHost implements AsyncDisposable {
   /**
    * The caller disposes of it.
    * @param environment further variables of containerd, once its world is there
+   * @param more of containerd's configuration
    */
   static async start(
     version: ContainerdVersion = "system",
     environment: (world: World) => Promise<Readonly<Record<string, string>>> = async () => ({}),
+    more: Pick<ContainerdInit, "metricsAddress"> = {},
   ): Promise<TestHost> {
     assertSetUp();
     const world = await createWorld();
     const configFile = join(world.dir, "configuration.toml");
     writeShimConfig(configFile);
     const env = { ...(await environment(world)), CAISSON_CONF_FILE: configFile };
-    const containerd = await startContainerd({ world, version, env });
+    const containerd = await startContainerd({ world, version, env, ...more });
     await importBusybox(containerd);
     return new TestHost(world, containerd, configFile);
   }
@@ -182,7 +189,10 @@ export class TestHost implements AsyncDisposable {
  * A host for all tests of a file, started before the first and gone after the last, and a `test` whose ledger must be
  * even.
  */
-export function withTestHost(version: ContainerdVersion = "system"): {
+export function withTestHost(
+  version: ContainerdVersion = "system",
+  more: Pick<ContainerdInit, "metricsAddress"> = {},
+): {
   host: () => TestHost;
   ledgeredTest: (name: string, body: (host: TestHost) => Promise<void>) => void;
 } {
@@ -192,7 +202,7 @@ export function withTestHost(version: ContainerdVersion = "system"): {
     return started;
   };
   before(async () => {
-    started = await TestHost.start(version);
+    started = await TestHost.start(version, undefined, more);
   });
   after(async () => {
     await started?.[Symbol.asyncDispose]();

@@ -8,7 +8,7 @@ import type { Pod, PodContainer, PodInit } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd, withCriHost } from "../../harness/cri-suite.ts";
 
 const suite = withCriHost();
-const { host, compareTest, sharedPod } = suite;
+const { host, compareTest, ownTest, sharedPod } = suite;
 const MIB = 1 << 20;
 
 /** Reads a limit of the container's own cgroup, whichever version the kernel in question has. */
@@ -96,6 +96,44 @@ compareTest(
       assert.deepEqual({ ...control, figures: undefined }, { ...expected, figures: undefined });
       assert.deepEqual({ ...ours, figures: undefined }, { ...expected, figures: undefined }, ours.figures);
     },
+  },
+);
+
+/** The working set of an idle container by the metrics message that containerd got: usage less the idle page cache. */
+async function workingSetOf(id: string): Promise<{ version: "v1" | "v2"; bytes: number }> {
+  const { stdout } = await host().containerd.ctrOk(["task", "metrics", "--format", "json", id]);
+  const { memory } = JSON.parse(stdout) as {
+    memory: { usage: number | { usage: number }; total_inactive_file?: number; inactive_file?: number };
+  };
+  const { usage } = memory;
+  return typeof usage === "number"
+    ? { version: "v2", bytes: usage - (memory.inactive_file ?? 0) }
+    : { version: "v1", bytes: usage.usage - (memory.total_inactive_file ?? 0) };
+}
+
+ownTest(
+  "statistics come with either version of the metrics message, the host's without being asked",
+  "runc's shim has those of the host alone",
+  async () => {
+    const idle = { command: ["sleep", "1000"] };
+    const shared = await (await sharedPod("caisson")).run(idle);
+    const hosts = (await workingSetOf(shared.id)).version;
+    const other = hosts === "v1" ? "v2" : "v1";
+    host().configure({ "runtime.stats_format": other });
+    const pod = await host().runPod("caisson");
+    host().configure();
+    const container = await pod.run(idle);
+    for (const [{ id }, version] of [
+      [shared, hosts],
+      [container, other],
+    ] as const) {
+      const { stats } = await host().cri.runtime.containerStats({ containerId: id });
+      const told = Number(stats?.memory?.workingSetBytes?.value ?? 0n);
+      assert.ok(told > 0 && Number(stats?.cpu?.usageCoreNanoSeconds?.value ?? 0n) > 0, version);
+      assert.deepEqual(await workingSetOf(id), { version, bytes: told });
+    }
+    await shared.remove();
+    await host().release(pod);
   },
 );
 

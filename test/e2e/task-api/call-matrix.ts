@@ -8,7 +8,7 @@ import { Status } from "../../../src/base/errors.ts";
 import type { Task } from "../../../src/gen/containerd/task/v2/task_pb.ts";
 import type { OciProcess, OciResources } from "../../../src/oci/spec.ts";
 import { type Client, statusOf } from "../../../src/ttrpc/index.ts";
-import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
+import { busyboxRootfs, busyboxSpec, DirectShim, type DirectShimInit } from "../../harness/direct-shim.ts";
 import type { World } from "../../harness/world.ts";
 
 type TaskClient = Client<typeof Task>;
@@ -87,18 +87,17 @@ export class MatrixPod implements AsyncDisposable {
     this.#rootfs = rootfs;
   }
 
-  /** @param program the shim; ours when absent. */
-  static async start(world: World, podId: string, program?: string): Promise<MatrixPod> {
+  /** @param init the shim's program and configuration; ours, with the defaults, when absent. */
+  static async start(
+    world: World,
+    podId: string,
+    init: Pick<DirectShimInit, "program" | "config"> = {},
+  ): Promise<MatrixPod> {
     const spec = {
       ...busyboxSpec(world, podId, ["sleep", "1000"]),
       annotations: annotationsOf("sandbox", podId),
     };
-    const shim = await DirectShim.start({
-      world,
-      id: podId,
-      spec,
-      ...(program !== undefined && { program }),
-    });
+    const shim = await DirectShim.start({ world, id: podId, spec, ...init });
     const task = await shim.task();
     const rootfs = await busyboxRootfs(world);
     await task.create({ id: podId, bundle: shim.bundle, rootfs: [rootfs] });

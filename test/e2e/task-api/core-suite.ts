@@ -1,10 +1,11 @@
 /** What must work with every containerd: a life of a container through `ctr`, call by call. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ContainerdVersion } from "../../harness/containerd.ts";
 import { onTerminal, TERMINAL_SIZE } from "../../harness/on-terminal.ts";
-import { describeResult } from "../../harness/run.ts";
+import { describeResult, runOk } from "../../harness/run.ts";
 import { type TestHost, withTestHost } from "../../harness/test-host.ts";
 
 /** Collects the topics of `ctr events` while `body` runs, and after it until there are as many as expected. */
@@ -35,8 +36,26 @@ export async function topicsOf(
 
 const topicsIn = (text: string): string[] => text.match(/\/tasks\/[a-z-]+/g) ?? [];
 
+/** In the world's own network namespace. */
+const EXPORTER = "127.0.0.1:1338";
+
+/** What containerd's exporter serves of its tasks: lines "container_NAME{container_id="…",…} VALUE". */
+async function exported(host: TestHost): Promise<string> {
+  const script = `fetch("http://${EXPORTER}/v1/metrics").then((it) => it.text()).then((it) => console.log(it))`;
+  return (await runOk(host.world.enter([process.execPath, "-e", script]))).stdout;
+}
+
+/** The names of the version of the message: what `ctr task metrics` shows in a table, and what the exporter calls it. */
+const memoryNames = {
+  v1: { shown: /^memory\.usage_in_bytes\s+[1-9]\d+/m, exported: "container_memory_usage_usage_bytes" },
+  v2: { shown: /^memory\.usage\s+[1-9]\d+/m, exported: "container_memory_usage_bytes" },
+} as const;
+
+const hasFigure = (text: string, name: string, id: string) =>
+  new RegExp(`^${name}\\{[^}]*container_id="${id}"[^}]*\\} [1-9]`, "m").test(text);
+
 export function coreSuite(version: ContainerdVersion): void {
-  const { ledgeredTest } = withTestHost(version);
+  const { ledgeredTest } = withTestHost(version, { metricsAddress: EXPORTER });
 
   ledgeredTest("run gives both streams, the exit code, and its events in order", async (host) => {
     const { topics, text } = await topicsOf(host, 4, async () => {
@@ -50,7 +69,7 @@ export function coreSuite(version: ContainerdVersion): void {
     assert.deepEqual(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], text);
   });
 
-  ledgeredTest("exec, ps, metrics, pause, resume and kill work on a running container", async (host) => {
+  ledgeredTest("exec, ps, pause, resume and kill work on a running container", async (host) => {
     const { containerd } = host;
     const id = await host.runDetached([
       "sh",
@@ -67,8 +86,6 @@ export function coreSuite(version: ContainerdVersion): void {
     assert.match(missing.stderr, /\/no\/such\/program.*no such file/i, describeResult(missing));
     const ps = await containerd.ctrOk(["task", "ps", id]);
     assert.match(ps.stdout, /^PID\s+INFO\n(\d+\s.*\n){1,2}$/, describeResult(ps));
-    const metrics = await containerd.ctrOk(["task", "metrics", id]);
-    assert.match(metrics.stdout, /memory\.usage\s+[1-9]\d+/, describeResult(metrics));
     await containerd.ctrOk(["task", "pause", id]);
     assert.match((await containerd.ctrOk(["task", "list"])).stdout, new RegExp(`${id}\\s.*PAUSED`));
     await containerd.ctrOk(["task", "resume", id]);
@@ -89,13 +106,39 @@ export function coreSuite(version: ContainerdVersion): void {
     assert.equal(result.code, 3, describeResult(result));
   });
 
-  ledgeredTest("two containers run in two machines", async (host) => {
-    const ids = await Promise.all([host.runDetached(["sleep", "1000"]), host.runDetached(["sleep", "1000"])]);
+  ledgeredTest("two containers run in two machines, with figures of either version", async (host) => {
+    const { containerd } = host;
+    host.configure({ "hypervisor.qemu.enable_annotations": ["stats_format"] });
+    const hosts = mountedVersion();
+    const other = hosts === "v1" ? "v2" : "v1";
+    const flags = ["--annotation", `io.caisson.config.runtime.stats_format=${other}`];
+    const [first = "", second = ""] = await Promise.all([
+      host.runDetached(["sleep", "1000"]),
+      host.runDetached(["sleep", "1000"], { flags }),
+    ]);
     const read = async (id: string) =>
       (await host.exec(id, ["cat", "/proc/sys/kernel/random/boot_id"])).stdout;
-    const [first, second] = await Promise.all(ids.map(read));
-    assert.match(first ?? "", /^[0-9a-f-]{36}\n$/);
-    assert.notEqual(first, second);
-    await Promise.all(ids.map((id) => host.remove(id)));
+    const [bootId, otherBootId] = await Promise.all([first, second].map(read));
+    assert.match(bootId ?? "", /^[0-9a-f-]{36}\n$/);
+    assert.notEqual(bootId, otherBootId);
+    for (const [id, format] of [
+      [first, hosts],
+      [second, other],
+    ] as const) {
+      const metrics = await containerd.ctrOk(["task", "metrics", id]);
+      assert.match(metrics.stdout, memoryNames[format].shown, describeResult(metrics));
+    }
+    // containerd's own exporter takes what the host has, and nothing else.
+    const text = await exported(host);
+    const figure = memoryNames[hosts].exported;
+    assert.deepEqual([hasFigure(text, figure, first), hasFigure(text, figure, second)], [true, false], text);
+    await Promise.all([first, second].map((id) => host.remove(id)));
   });
+}
+
+/** Of the metrics message that clients on this host expect: v2 where version 2 alone is mounted (mountinfo, proc(5)). */
+function mountedVersion(): "v1" | "v2" {
+  return / \/sys\/fs\/cgroup [^\n]* - cgroup2 /.test(readFileSync("/proc/self/mountinfo", "utf8"))
+    ? "v2"
+    : "v1";
 }

@@ -25,7 +25,7 @@ let control: MatrixPod;
 before(async () => {
   world = await createWorld();
   ours = await MatrixPod.start(world, "ours");
-  control = await MatrixPod.start(world, "runc", "/usr/bin/containerd-shim-runc-v2");
+  control = await MatrixPod.start(world, "runc", { program: "/usr/bin/containerd-shim-runc-v2" });
 });
 after(async () => {
   await ours?.[Symbol.asyncDispose]();

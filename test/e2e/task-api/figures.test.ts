@@ -19,7 +19,7 @@ let world: World;
 let pod: MatrixPod;
 before(async () => {
   world = await createWorld();
-  pod = await MatrixPod.start(world, "pod");
+  pod = await MatrixPod.start(world, "pod", { config: { "runtime.stats_format": "v2" } });
 });
 after(async () => {
   await pod?.[Symbol.asyncDispose]();

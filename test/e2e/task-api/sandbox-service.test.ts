@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { fromBinary } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { Status } from "../../../src/base/errors.ts";
-import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v2/metrics_pb.ts";
+import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v1/metrics_pb.ts";
 import { statusOf } from "../../../src/ttrpc/index.ts";
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
 import { assertEven, takeSnapshot } from "../../harness/leak-ledger.ts";
@@ -22,7 +22,7 @@ const rejectsWith = (promise: Promise<unknown>, status: number) =>
 
 test("a sandbox is created, started, asked, stopped and shut down", async () => {
   const ledger = takeSnapshot(world);
-  await using shim = await DirectShim.start({ world, id: "pod" });
+  await using shim = await DirectShim.start({ world, id: "pod", config: { "runtime.stats_format": "v1" } });
   const [sandbox, task] = [await shim.sandbox(), await shim.task()];
   const sandboxId = "pod";
   await rejectsWith(sandbox.startSandbox({ sandboxId }), Status.NotFound);
@@ -45,8 +45,17 @@ test("a sandbox is created, started, asked, stopped and shut down", async () => 
   await task.create({ id: "c1", bundle, rootfs });
   await task.start({ id: "c1" });
   const { metrics } = await sandbox.sandboxMetrics({ sandboxId });
-  const figures = fromBinary(MetricsSchema, metrics?.data?.value ?? new Uint8Array());
-  assert.ok((figures.memory?.usage ?? 0n) > 0n && (figures.pids?.current ?? 0n) === 1n);
+  // The figures of an idle container stand still, so those of the sandbox are the same.
+  const { stats } = await task.stats({ id: "c1" });
+  for (const any of [metrics?.data, stats]) {
+    assert.equal(any?.typeUrl, "io.containerd.cgroups.v1.Metrics");
+    const { memory, pids, cpu } = fromBinary(MetricsSchema, any?.value ?? new Uint8Array());
+    const usage = memory?.usage?.usage ?? 0n;
+    assert.ok(usage > 0n && (memory?.totalInactiveFile ?? 0n) < usage, "a working set");
+    assert.ok((cpu?.usage?.total ?? 0n) > 0n && (memory?.totalRss ?? 0n) > 0n);
+    assert.deepEqual([pids?.current, pids?.limit], [1n, 0n]);
+    assert.equal(memory?.usage?.limit, 2n ** 63n - 4096n);
+  }
   assert.equal((await sandbox.sandboxStatus({ sandboxId, verbose: true })).info.containers, "c1");
   // A container's end, and containerd's Shutdown after it, leave the sandbox alone.
   await task.kill({ id: "c1", signal: 9 });

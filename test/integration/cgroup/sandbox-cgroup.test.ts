@@ -28,6 +28,8 @@ interface Seen {
   readonly left: string[];
   readonly open: number;
   readonly warnings: string[];
+  /** Of which version Stats answers here. */
+  readonly metrics: string;
 }
 
 const START_LIMIT_MS = 60_000;
@@ -74,6 +76,7 @@ test("on a host with version 2 alone", async () => {
   const it = await seen(world.enter(["unshare", "--mount", "sh", "-c", script, "sh", ...program(path)]));
   assertLife(it, path);
   assert.equal(it.directories.length, 1);
+  assert.equal(it.metrics, "v2");
 });
 
 /** Mounts of a host that systemd finds at its start: hybrid, or version 2 alone. */
@@ -131,5 +134,6 @@ for (const layout of ["hybrid", "unified"] as const) {
     const scope = "cri-abc.scope";
     assert.deepEqual(it.unit.sort(), ["ActiveState=active", "Delegate=yes", "Slice=kube-pod1.slice"]);
     assertLife(it, `/kube.slice/kube-pod1.slice/${scope}`);
+    assert.equal(it.metrics, layout === "hybrid" ? "v1" : "v2");
   });
 }
