@@ -8,7 +8,12 @@ import {
   type CreateSandboxResponseSchema,
   type GuestInfoResponseSchema,
 } from "../../src/gen/caisson/agent/v1/agent_pb.ts";
-import { type ServiceHandlers, type ServiceRegistration, serviceHandlers } from "../../src/ttrpc/index.ts";
+import {
+  type CallContext,
+  type ServiceHandlers,
+  type ServiceRegistration,
+  serviceHandlers,
+} from "../../src/ttrpc/index.ts";
 import type { ContainerRuntime } from "./container-runtime.ts";
 import { type FailPoint, withFailPoint } from "./failpoint.ts";
 import { cpuUsec, kernelRelease, memoryBytes, onlineCpus, ownRssBytes, threads } from "./guest-facts.ts";
@@ -112,6 +117,13 @@ function guestInfo(deps: AgentServiceDeps): MessageInitShape<typeof GuestInfoRes
   };
 }
 
+/** Milliseconds for a process to begin where the caller says nothing. */
+const CHILD_LIMIT_MS = 25_000;
+
+/** Of what the caller waits (it knows how slow this machine is), less a part in which the reason gets back to it. */
+const childLimitMs = ({ deadline }: CallContext): number =>
+  deadline === undefined ? CHILD_LIMIT_MS : Math.max(1, Math.floor(((deadline - Date.now()) * 5) / 6));
+
 function containerHandlers({ runtime, uevents }: AgentServiceDeps): Handlers {
   return {
     findBlockDevice: ({ serial }) => findBlockDevice(serial, uevents),
@@ -123,15 +135,15 @@ function containerHandlers({ runtime, uevents }: AgentServiceDeps): Handlers {
       removeVolume(path);
       return {};
     },
-    async createContainer(request) {
-      return { pid: await runtime.createContainer(request) };
+    async createContainer(request, context) {
+      return { pid: await runtime.createContainer(request, childLimitMs(context)) };
     },
     async createExec(request) {
       await runtime.createExec(request);
       return {};
     },
-    async startProcess({ containerId, execId }) {
-      return { pid: await runtime.startProcess(containerId, execId) };
+    async startProcess({ containerId, execId }, context) {
+      return { pid: await runtime.startProcess(containerId, execId, childLimitMs(context)) };
     },
     async signalProcess({ containerId, execId, signal, all }) {
       await runtime.signalProcess(containerId, execId, signal, all);

@@ -67,12 +67,12 @@ export interface ContainerRuntime {
   /** Called once, by CreateSandbox, before any container. */
   configure(settings: SandboxSettings): void;
 
-  /** Prepares namespaces, mounts, cgroup and the init process up to its execve; resolves to its guest pid. */
-  createContainer(request: CreateContainerRequest): Promise<number>;
+  /** Prepares namespaces, mounts, cgroup and the init process up to its execve within `limitMs`; resolves to its guest pid. */
+  createContainer(request: CreateContainerRequest, limitMs: number): Promise<number>;
   /** Registers a process of a running container. */
   createExec(request: CreateExecRequest): Promise<void>;
-  /** Resolves to the pid once the process has been exec'ed; ERR_START_PROCESS with the reason otherwise. */
-  startProcess(containerId: string, execId: string): Promise<number>;
+  /** Resolves to the pid once the process has been exec'ed, within `limitMs`; ERR_START_PROCESS with the reason otherwise. */
+  startProcess(containerId: string, execId: string, limitMs: number): Promise<number>;
   signalProcess(containerId: string, execId: string, signal: number, all: boolean): Promise<void>;
   resizeTerminal(containerId: string, execId: string, columns: number, rows: number): Promise<void>;
   /** Forgets an exited process and disposes its ProcessStdio; of the init process: removes the container. */

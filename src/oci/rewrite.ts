@@ -41,7 +41,7 @@ export interface BindPlan {
   readonly readonly: "ro" | "rro" | undefined;
   /** Take submounts along (`rbind`). */
   readonly recursive: boolean;
-  /** The guest has a copy of its own that follows the original. */
+  /** The guest has a copy of its own that follows the original; only of what the container may not write. */
   readonly copied: boolean;
   /** Where the container sees it; for messages. */
   readonly destination: string;
@@ -147,9 +147,11 @@ function bindPlan(
   mountIndex: number,
   source: string,
   kind: "dir" | "file",
-  copied: boolean,
+  atomic: boolean,
 ): BindPlan {
   const readonly = options.includes("rro") ? "rro" : options.includes("ro") ? "ro" : undefined;
+  // What is written into a copy would be nowhere else, and the agent would have to mistrust it.
+  const copied = atomic && readonly !== undefined;
   return { mountIndex, source, kind, readonly, recursive: options.includes("rbind"), copied, destination };
 }
 

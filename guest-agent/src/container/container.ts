@@ -86,12 +86,12 @@ export class Container {
   }
 
   /** Resolves when the first process is ready to execute its program; when it rejects, nothing is left. */
-  static async create(deps: ContainerDeps, init: ContainerInit): Promise<Container> {
+  static async create(deps: ContainerDeps, init: ContainerInit, limitMs: number): Promise<Container> {
     const cgroup = Cgroup.create(deps, init.id);
     let container: Container | undefined;
     try {
       container = new Container(deps, init, cgroup);
-      await container.#prepare(init.rootfsPath);
+      await container.#prepare(init.rootfsPath, limitMs);
       return container;
     } catch (error) {
       if (container === undefined) await cgroup.remove(CGROUP_LIMIT_MS);
@@ -128,16 +128,16 @@ export class Container {
   }
 
   /** Resolves to the pid when the program runs. @throws ERR_START_PROCESS with the reason why it does not. */
-  async start(execId: string): Promise<number> {
+  async start(execId: string, limitMs: number): Promise<number> {
     const process = this.process(execId);
     if (this.#paused) throw new SandboxError("ERR_STATE", `container ${this.id} is paused`);
     const exec = this.#execs.get(execId);
     if (exec !== undefined) this.#requireRunning("start an exec");
     process.beginStart();
     try {
-      if (exec === undefined) await this.#startInit();
+      if (exec === undefined) await this.#startInit(limitMs);
       // Not undefined: the first process runs.
-      else await launchExec(this.#launch, exec.process, exec.spec, this.init.pid as number);
+      else await launchExec(this.#launch, exec.process, exec.spec, this.init.pid as number, limitMs);
       process.started();
     } catch (error) {
       process.failed();
@@ -184,7 +184,13 @@ export class Container {
 
   async setPaused(paused: boolean): Promise<void> {
     this.#requireRunning(paused ? "be paused" : "be resumed");
-    await this.cgroup.setFrozen(paused, CGROUP_LIMIT_MS);
+    try {
+      await this.cgroup.setFrozen(paused, CGROUP_LIMIT_MS);
+    } catch (error) {
+      // Or it would happen later, when nobody expects it.
+      this.cgroup.write("cgroup.freeze", this.#paused ? "1" : "0");
+      throw error;
+    }
     this.#paused = paused;
   }
 
@@ -235,7 +241,7 @@ export class Container {
     this.#deps.onOutOfMemory(this.id);
   }
 
-  async #prepare(rootfsPath: string): Promise<void> {
+  async #prepare(rootfsPath: string, limitMs: number): Promise<void> {
     const { spec } = this;
     const writes = planResources(spec.linux.resources ?? NO_RESOURCES);
     const { before, after } = splitForSetup(writes);
@@ -244,18 +250,19 @@ export class Container {
     if (this.cgroup.read("memory.events") !== undefined) {
       this.#stops.push(this.cgroup.onChange("memory.events", (content) => this.checkOutOfMemory(content)));
     }
-    await launchInit(this.#launch, this.init, rootfsPath, (channel) => {
+    const own = (channel: AgentChannel) => {
       this.#channel = channel;
-    });
+    };
+    await launchInit(this.#launch, this.init, rootfsPath, own, limitMs);
   }
 
-  async #startInit(): Promise<void> {
+  async #startInit(limitMs: number): Promise<void> {
     const channel = this.#channel;
     if (channel === undefined) throw this.init.finished();
     try {
       // Not before: the set-up mounts file systems from devices that the program may not open.
       if (this.spec.linux.resources !== undefined) this.#applyDevices(this.spec.linux.resources);
-      await executeInit(channel, this.init);
+      await executeInit(channel, this.init, limitMs);
       this.cgroup.apply(this.#late);
       this.#late = [];
     } finally {

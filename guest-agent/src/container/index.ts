@@ -76,7 +76,7 @@ class Containers implements ContainerRuntime {
     return this.#containers.size;
   }
 
-  async createContainer(request: CreateContainerRequest): Promise<number> {
+  async createContainer(request: CreateContainerRequest, limitMs: number): Promise<number> {
     const { containerId: id, rootfsPath } = request;
     if (!ID.test(id)) throw new SandboxError("ERR_INVALID_ARGUMENT", `"${id}" is not a valid container id`);
     if (this.#containers.has(id) || this.#pending.has(id)) {
@@ -93,7 +93,7 @@ class Containers implements ContainerRuntime {
       mountSharedVolumes(spec.mounts);
       const pidNamespace = this.#pidNamespace(spec);
       const init = { id, spec, rootfsPath, layout, pidNamespace };
-      const container = await within(call, () => Container.create(deps, init));
+      const container = await within(call, () => Container.create(deps, init, limitMs));
       this.#containers.set(id, container);
       // Not undefined: its creation waited for the child.
       return container.init.pid as number;
@@ -112,8 +112,8 @@ class Containers implements ContainerRuntime {
     container.addExec(execId, { ...spec, terminal: layout.terminal }, layout);
   }
 
-  async startProcess(containerId: string, execId: string): Promise<number> {
-    return await this.#container(containerId).start(execId);
+  async startProcess(containerId: string, execId: string, limitMs: number): Promise<number> {
+    return await this.#container(containerId).start(execId, limitMs);
   }
 
   async signalProcess(containerId: string, execId: string, signal: number, all: boolean): Promise<void> {

@@ -13,11 +13,6 @@ import type { SandboxNamespaces } from "./sandbox-namespaces.ts";
 import type { SeccompProgram } from "./seccomp.ts";
 import { spawn } from "./spawn.ts";
 
-/** Milliseconds for a child's set-up: some hundred system calls, on a machine that may be very busy. */
-const SETUP_LIMIT_MS = 25_000;
-/** Milliseconds from the word to execute until the program runs. */
-const EXEC_LIMIT_MS = 25_000;
-
 /** The agent's own, a new one, the pod's, or that of the process with this pid. */
 export type PidNamespace = "agent" | "new" | "pod" | number;
 
@@ -38,6 +33,7 @@ export interface LaunchContext {
 /**
  * Starts the first process; resolves when it has set everything up and waits.
  * @param own given the channel at once: closing it ends the waiting process.
+ * @param limitMs for its set-up: some hundred system calls, on a machine that may be very busy.
  * @throws the reason of a failed set-up; the process is then ending.
  */
 export async function launchInit(
@@ -45,6 +41,7 @@ export async function launchInit(
   process: ManagedProcess,
   rootfsPath: string,
   own: (channel: AgentChannel) => void,
+  limitMs: number,
 ): Promise<void> {
   const { spec, seccomp, sharedPath, forceMove } = context;
   const plan: Omit<InitPlan, "stdio"> = {
@@ -60,7 +57,7 @@ export async function launchInit(
   own(channel);
   process.cloned(pid);
   context.track(pid, process);
-  accept(await channel.next(SETUP_LIMIT_MS, `the set-up of ${process.name}`), process, "set-up");
+  accept(await channel.next(limitMs, `the set-up of ${process.name}`), process, "set-up");
 }
 
 function spawnInit(context: LaunchContext, process: ManagedProcess, plan: Omit<InitPlan, "stdio">) {
@@ -77,25 +74,30 @@ function spawnInit(context: LaunchContext, process: ManagedProcess, plan: Omit<I
   }
 }
 
-/** Lets the first process execute its program. @throws the reason why it could not */
-export async function executeInit(channel: AgentChannel, process: ManagedProcess): Promise<void> {
+/** Lets the first process execute its program, within `limitMs`. @throws the reason why it could not */
+export async function executeInit(
+  channel: AgentChannel,
+  process: ManagedProcess,
+  limitMs: number,
+): Promise<void> {
   channel.start();
-  const message = await channel.next(EXEC_LIMIT_MS, `the start of ${process.name}`);
+  const message = await channel.next(limitMs, `the start of ${process.name}`);
   if (message.type === "failed") throw message.error;
 }
 
-/** Starts a further process; resolves when it executes its program. @throws the reason why it could not */
+/** Starts a further process; resolves when it executes its program, within `limitMs`. @throws the reason why it could not */
 export async function launchExec(
   context: LaunchContext,
   process: ManagedProcess,
   spec: ProcessSpec,
   initPid: number,
+  limitMs: number,
 ): Promise<void> {
   const { pid, channel } = spawnExec(context, process, spec, initPid);
   process.cloned(pid);
   context.track(pid, process);
   try {
-    await awaitExec(channel, process);
+    await awaitExec(channel, process, limitMs);
   } catch (error) {
     if (error instanceof SandboxError && error.code === "ERR_DEADLINE") killIfAlive(pid);
     throw error;
@@ -126,11 +128,12 @@ function spawnExec(context: LaunchContext, process: ManagedProcess, spec: Proces
   }
 }
 
-async function awaitExec(channel: AgentChannel, process: ManagedProcess): Promise<void> {
-  let message = await channel.next(EXEC_LIMIT_MS, `the start of ${process.name}`);
+async function awaitExec(channel: AgentChannel, process: ManagedProcess, limitMs: number): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  let message = await channel.next(limitMs, `the start of ${process.name}`);
   if (message.type === "ready") {
     accept(message, process, "start");
-    message = await channel.next(EXEC_LIMIT_MS, `the start of ${process.name}`);
+    message = await channel.next(Math.max(1, deadline - performance.now()), `the start of ${process.name}`);
   }
   if (message.type === "failed") throw message.error;
 }

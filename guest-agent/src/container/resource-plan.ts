@@ -2,6 +2,7 @@
  * OCI resources, which are those of cgroup v1, as writes to cgroup v2 files
  * (Documentation/admin-guide/cgroup-v2.rst). Pure.
  */
+import { sharesToWeight } from "../../../src/base/cpu-weight.ts";
 import { SandboxError } from "../../../src/base/errors.ts";
 import type { ResourceSpec, ThrottleSpec } from "./oci-spec.ts";
 
@@ -14,18 +15,6 @@ export interface CgroupWrite {
 }
 
 const DEFAULT_PERIOD_US = 100_000n;
-
-/**
- * cpu.shares (2 to 262144, default 1024) as cpu.weight (1 to 10000, default 100): the curve through (2, 1), (1024, 100)
- * and (262144, 10000) that runc 1.3 and crun 1.23 document, 10^((l² + 125 l)/612 − 7/34) with l = log2(shares).
- */
-export function sharesToWeight(shares: bigint): number {
-  if (shares <= 2n) return 1;
-  if (shares >= 262_144n) return 10_000;
-  const l = Math.log2(Number(shares));
-  // Rounded up, but not for the error of the last binary digit at the exact points.
-  return Math.ceil(10 ** ((l * l + 125 * l) / 612 - 7 / 34) - 1e-9);
-}
 
 /** blkio weight (10 to 1000) as io.weight (1 to 10000), linearly, as runc and crun document. */
 export function blockWeightToIoWeight(weight: number): number {

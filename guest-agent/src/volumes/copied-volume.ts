@@ -29,11 +29,18 @@ export function copyVolume(path: string, source: string, version: string): void 
   if (previous !== undefined) removeTree(`${path}/${previous}`);
 }
 
+/** The name of a version as the kubelet makes it: "..2026_01_02_03_04_05.123456". */
+export const isVersion = (name: string): boolean =>
+  /^\.\.[^/]+$/.test(name) && name !== LINK && name !== NEW_LINK;
+
+/** The version that is shown. A container that may write to the volume can have put anything in the link's place. */
 function currentVersion(path: string): string | undefined {
   try {
-    return sys.readlinkat(AT_FDCWD, `${path}/${LINK}`);
+    const target = sys.readlinkat(AT_FDCWD, `${path}/${LINK}`);
+    return isVersion(target) ? target : undefined;
   } catch (error) {
-    if (sysCode(error) === "ENOENT") return undefined;
+    const code = sysCode(error);
+    if (code === "ENOENT" || code === "EINVAL") return undefined;
     throw error;
   }
 }

@@ -11,7 +11,7 @@ import { ensureDirectory, openInRootIfPresent } from "../container/path-in-root.
 import { exists, makeDirectories } from "../files.ts";
 import { AT_EMPTY_PATH, AT_FDCWD, sysCode } from "../linux.ts";
 import { SHARED_PATH } from "../sandbox-setup.ts";
-import { copyVolume } from "./copied-volume.ts";
+import { copyVolume, isVersion } from "./copied-volume.ts";
 import { VOLUMES_PATH } from "./paths.ts";
 import { removeTree } from "./remove-tree.ts";
 
@@ -108,7 +108,7 @@ function makeSubPath(path: string, subPath: string, owner: Pick<MemoryVolume, "m
 }
 
 function makeCopy(path: string, { sourcePath, version }: CopiedVolume): void {
-  if (!/^\.\.[^/]+$/.test(version)) {
+  if (!isVersion(version)) {
     throw new SandboxError("ERR_INVALID_ARGUMENT", `"${version}" is no version of a volume`);
   }
   copyVolume(path, below(SHARED_PATH, sourcePath), version);

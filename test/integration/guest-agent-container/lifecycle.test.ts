@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -51,6 +52,26 @@ test("the pid of create is that of start and of the list", async () => {
     ],
   );
   assert.equal(processes[0]?.pid, pid);
+  await world().delete(id);
+});
+
+test("a process gets as long to begin as its caller waits, and what hinders it is told in time", async () => {
+  const { calls } = world().agent;
+  const id = await world().create(["true"]);
+  const { processes } = await calls.listProcesses({ containerId: id });
+  const init = processes[0]?.pid ?? 0;
+  // As the agent numbers it, in its own pid namespace.
+  execFileSync("nsenter", [
+    "-t",
+    String(world().agent.pid),
+    "--pid",
+    "--mount",
+    "kill",
+    "-STOP",
+    String(init),
+  ]);
+  const started = calls.startProcess({ containerId: id, execId: "" }, { timeoutMs: 1_200 });
+  await assert.rejects(started, /the start of .* took longer than (9\d\d|1000) ms/);
   await world().delete(id);
 });
 
@@ -175,9 +196,13 @@ test("pause stops every process and resume lets it go on", async () => {
 test("stats are those of the cgroup and of the pod's interfaces", async () => {
   const id = await world().create(["sh", "-c", "while :; do :; done"]);
   await world().start(id);
-  await new Promise((resolve) => setTimeout(resolve, 200));
-  const stats = await world().agent.calls.containerStats({ containerId: id });
-  assert.ok((stats.cpu?.usageUsec ?? 0n) > 50_000n, `${stats.cpu?.usageUsec}`);
+  const deadline = performance.now() + 10_000;
+  let stats = await world().agent.calls.containerStats({ containerId: id });
+  while ((stats.cpu?.usageUsec ?? 0n) < 50_000n) {
+    assert.ok(performance.now() < deadline, `${stats.cpu?.usageUsec} us in 10 s`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    stats = await world().agent.calls.containerStats({ containerId: id });
+  }
   assert.deepEqual(
     stats.interfaces.map(({ name }) => name),
     ["lo"],

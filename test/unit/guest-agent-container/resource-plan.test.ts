@@ -5,9 +5,9 @@ import {
   blockWeightToIoWeight,
   planResources,
   SETUP_MEMORY_FLOOR,
-  sharesToWeight,
   splitForSetup,
 } from "../../../guest-agent/src/container/resource-plan.ts";
+import { sharesToWeight } from "../../../src/base/cpu-weight.ts";
 
 const plan = (resources: object, cpuMax?: string) =>
   Object.fromEntries(

@@ -57,13 +57,20 @@ test("rewriteSpec() plans a bind source and leaves the place in the guest open",
 });
 
 test("rewriteSpec() tells volumes in memory and those that follow the host from plain ones", () => {
-  const mounts = [bind("/memory", "rbind"), bind("/config", "rbind", "ro"), bind("/data", "rbind")];
+  const mounts = [
+    bind("/memory", "rbind"),
+    bind("/config", "rbind", "ro"),
+    bind("/data", "rbind"),
+    // What a container may write belongs into the original.
+    bind("/config", "rbind"),
+  ];
   const { binds, memory: inMemory } = rewriteSpec(spec({ mounts }), input);
   assert.deepEqual(
     binds.map(({ mountIndex, source, copied }) => [mountIndex, source, copied]),
     [
       [1, "/config", true],
       [2, "/data", false],
+      [3, "/config", false],
     ],
   );
   assert.deepEqual(inMemory, [{ mountIndex: 0, volume: memory }]);
