@@ -28,6 +28,8 @@ export class QemuHotplug implements Hotplug {
   readonly #config: HotplugConfig;
   readonly #freePorts: string[];
   readonly #portOf = new Map<string, string>();
+  /** Devices that the guest was asked to let go of, by id; resolves when nothing of one is left. */
+  readonly #leaving = new Map<string, Promise<void>>();
   #nics = 0;
   #disks = 0;
   #hasMemoryDevice = false;
@@ -77,11 +79,11 @@ export class QemuHotplug implements Hotplug {
 
   /**
    * Unplugs a NIC and waits until the guest let it go. May be called again after a failure.
-   * @throws SandboxError ERR_DEADLINE when the guest keeps it.
+   * @throws SandboxError ERR_DEADLINE when the guest keeps it; whenever it lets go later, nothing is left of it either.
    */
   async unplugNic(nic: PluggedNic, signal: AbortSignal): Promise<void> {
-    if (!(await this.#unplug(nic.id, `the NIC ${nic.mac}`, signal))) return;
-    await this.#qmp.execute("netdev_del", { id: `${nic.id}-net` }, { signal });
+    const backend = () => this.#qmp.execute("netdev_del", { id: `${nic.id}-net` });
+    await this.#unplug(nic.id, `the NIC ${nic.mac}`, backend, signal);
   }
 
   /**
@@ -115,11 +117,11 @@ export class QemuHotplug implements Hotplug {
 
   /**
    * Unplugs a block device and waits until the guest let it go. May be called again after a failure.
-   * @throws SandboxError ERR_DEADLINE when the guest keeps it.
+   * @throws SandboxError ERR_DEADLINE when the guest keeps it; whenever it lets go later, nothing is left of it either.
    */
   async unplugBlock({ id }: PluggedDevice, signal: AbortSignal): Promise<void> {
-    if (!(await this.#unplug(id, "a block device", signal))) return;
-    await this.#qmp.execute("blockdev-del", { "node-name": `${id}-node` }, { signal });
+    const backend = () => this.#qmp.execute("blockdev-del", { "node-name": `${id}-node` });
+    await this.#unplug(id, "a block device", backend, signal);
   }
 
   /**
@@ -189,23 +191,48 @@ export class QemuHotplug implements Hotplug {
     );
   }
 
-  /** Removes a device and frees its port. @returns false when it is not plugged. */
-  async #unplug(id: string, what: string, signal: AbortSignal): Promise<boolean> {
+  /** Asks the guest for a device and waits until it, its backend and its port are free. Nothing to do for one that is not plugged. */
+  async #unplug(
+    id: string,
+    what: string,
+    removeBackend: () => Promise<unknown>,
+    signal: AbortSignal,
+  ): Promise<void> {
     const port = this.#portOf.get(id);
-    if (port === undefined) return false;
+    if (port === undefined) return;
+    const before = this.#leaving.get(id);
     const waiting = new AbortController();
-    const gone = this.#qmp.waitFor("DEVICE_DELETED", (data) => data.device === id, waiting.signal);
-    // Rejects when the wait is given up below, where the reason is known already.
-    gone.catch(() => undefined);
+    const gone = before ?? this.#whenGone(id, port, removeBackend, waiting.signal);
+    this.#leaving.set(id, gone);
     try {
       await this.#qmp.execute("device_del", { id }, { signal });
-      await withDeadline(gone, timeoutMs("qmpCommand"), `the guest's release of ${what}`, signal);
-    } finally {
-      waiting.abort();
+    } catch (error) {
+      // QEMU refuses a second request while the guest still has the first.
+      if (before === undefined) {
+        waiting.abort();
+        this.#leaving.delete(id);
+        throw error;
+      }
     }
-    this.#portOf.delete(id);
-    this.#freePorts.push(port);
-    return true;
+    await withDeadline(gone, timeoutMs("qmpCommand"), `the guest's release of ${what}`, signal);
+  }
+
+  /** @param signal aborts when the guest was not asked after all; nothing else ends the wait but the end of QEMU. */
+  #whenGone(
+    id: string,
+    port: string,
+    removeBackend: () => Promise<unknown>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const deleted = this.#qmp.waitFor("DEVICE_DELETED", (data) => data.device === id, signal);
+    const gone = deleted.then(async () => {
+      this.#leaving.delete(id);
+      this.#portOf.delete(id);
+      this.#freePorts.push(port);
+      await removeBackend();
+    });
+    gone.catch(() => undefined);
+    return gone;
   }
 
   /** Hands the descriptors over by name and makes the backend of them. */

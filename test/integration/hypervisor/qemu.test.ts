@@ -177,6 +177,47 @@ test("NICs, vCPUs and memory plugged into a running machine reach the guest, and
   await console.line(new RegExp(`^guest: nics=1 cpus=${cpus}`), vm);
 });
 
+test("a NIC that the guest lets go of only after the deadline leaves nothing, and may be asked for again", async (t) => {
+  const console = watchConsole();
+  const signal = noAbort;
+  const config = machine({
+    kernelParams: ["test.hotplug"],
+    rootPorts: 1,
+    onConsoleLine: console.onConsoleLine,
+  });
+  await using vm = await hypervisor.launch(config, signal);
+  const qmp = await vm.qmp;
+  const hotplug = new QemuHotplug(qmp, config);
+  await console.line(/^guest: nics=0/, vm);
+  for (const again of [false, true]) {
+    await using taps = await openTapQueues(1);
+    const plugged = await hotplug.plugNic(
+      { mac: "0a:58:0a:00:00:02", mtu: 1400, tapFds: taps.fds, vhostFds: [] },
+      signal,
+    );
+    await console.line(/^guest: nics=1/, vm);
+    await qmp.execute("stop");
+    process.env.CAISSON_TIMEOUT_SCALE = "0.03";
+    t.after(() => delete process.env.CAISSON_TIMEOUT_SCALE);
+    await assert.rejects(
+      hotplug.unplugNic(plugged, signal),
+      (error) => error instanceof SandboxError && error.code === "ERR_DEADLINE",
+    );
+    delete process.env.CAISSON_TIMEOUT_SCALE;
+    assert.equal(hotplug.freePorts, 0);
+    const deleted = qmp.waitFor("DEVICE_DELETED", (data) => data.device === plugged.id, signal);
+    await qmp.execute("cont");
+    if (again) await hotplug.unplugNic(plugged, signal);
+    await console.line(/^guest: nics=0/, vm);
+    await deleted;
+    assert.equal(hotplug.freePorts, 1);
+    await assert.rejects(
+      qmp.execute("netdev_del", { id: `${plugged.id}-net` }),
+      (error) => error instanceof SandboxError && error.code === "ERR_NOT_FOUND",
+    );
+  }
+});
+
 test("memory is offered by one device, plugged when first needed, within the machine's maximum", async () => {
   const signal = noAbort;
   const config = machine({ kernelParams: ["test.stay"], rootPorts: 1 });
