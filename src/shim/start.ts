@@ -78,11 +78,16 @@ async function startOrFind(
     }
   } else {
     const env = { ...process.env, ...(params?.ttrpcAddress && { TTRPC_ADDRESS: params.ttrpcAddress }) };
-    await launchServer(args, { socketPath, bundle, env, ...environment });
+    const tell = () => writeAddress(bundle, address);
+    await launchServer(args, { socketPath, bundle, env, ...environment }, tell);
+    return address;
   }
-  fs.writeFileSync(path.join(bundle, "address"), address);
+  writeAddress(bundle, address);
   return address;
 }
+
+const writeAddress = (bundle: string, address: string) =>
+  fs.writeFileSync(path.join(bundle, "address"), address);
 
 /** sizeof(sun_path) less the final zero (unix(7)). */
 const MAX_SOCKET_PATH = 107;
@@ -102,8 +107,11 @@ interface ServerPlace {
   readonly serverScript: string;
 }
 
-/** Starts the server and writes its pid into the bundle; leaves neither server nor socket when that fails. */
-async function launchServer(args: ShimArguments, place: ServerPlace): Promise<void> {
+/**
+ * Starts the server and writes its pid into the bundle; leaves neither server nor socket when that fails.
+ * @param tell what is still to be done for the server to be found.
+ */
+async function launchServer(args: ShimArguments, place: ServerPlace, tell: () => void): Promise<void> {
   const listener = await listen(place.socketPath, args.id);
   let child: ChildProcess | undefined;
   try {
@@ -115,6 +123,7 @@ async function launchServer(args: ShimArguments, place: ServerPlace): Promise<vo
     }
     failPoint("start.spawned");
     fs.writeFileSync(path.join(place.bundle, "shim.pid"), String(pid));
+    tell();
   } catch (error) {
     child?.kill("SIGKILL");
     listener.unlink();

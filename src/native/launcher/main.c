@@ -216,8 +216,8 @@ static pid_t launch(const struct arguments *args, const char *bundle, const char
   return -1;
 }
 
-/* Binds the sandbox's socket and starts its server behind it. */
-static void start_sandbox(const struct arguments *args, const char *bundle, const struct sockaddr_un *address) {
+/* Binds the sandbox's socket and starts its server behind it. @returns the server's pid. */
+static pid_t start_sandbox(const struct arguments *args, const char *bundle, const struct sockaddr_un *address) {
   const char *path = address->sun_path;
   if (mkdir(SOCKET_DIR, 0711) != 0 && errno != EEXIST) hand_over();
   int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -231,14 +231,15 @@ static void start_sandbox(const struct arguments *args, const char *bundle, cons
     unlink(path);
     hand_over();
   }
-  char text[16];
-  snprintf(text, sizeof text, "%d", pid);
-  if (write_file(bundle, "shim.pid", text)) return;
-  int error = errno;
-  kill(pid, SIGKILL);
-  unlink(path);
-  fprintf(stderr, "containerd-shim-caisson-v2: cannot write %s/shim.pid: %s\n", bundle, strerror(error));
-  exit(1);
+  return pid;
+}
+
+/* Writes down what `start` has made and answers. False, with errno, when somebody would not learn of it. */
+static bool tell(const char *bundle, pid_t server, const char *answer) {
+  char pid[16];
+  snprintf(pid, sizeof pid, "%d", server);
+  return (server <= 0 || write_file(bundle, "shim.pid", pid)) && write_file(bundle, "address", answer) &&
+         write(1, answer, strlen(answer)) >= 0;
 }
 
 int main(int argc, char **argv) {
@@ -265,12 +266,17 @@ int main(int argc, char **argv) {
   if (role == ROLE_UNCLEAR || (role == ROLE_CONTAINER && !is_identifier(sandbox))) hand_over();
 
   if (!socket_address(&args, role == ROLE_CONTAINER ? sandbox : args.id, &address)) hand_over();
-  if (role == ROLE_OWN_SANDBOX) start_sandbox(&args, bundle, &address);
+  pid_t server = 0;
+  if (role == ROLE_OWN_SANDBOX) server = start_sandbox(&args, bundle, &address);
   else if (!answers(&address)) hand_over(); /* it says why */
   snprintf(answer, sizeof answer, "unix://%s", address.sun_path);
-  if (!write_file(bundle, "address", answer) || write(1, answer, strlen(answer)) < 0) {
-    perror("containerd-shim-caisson-v2: cannot tell the address");
-    return 1;
+  signal(SIGPIPE, SIG_IGN);
+  if (tell(bundle, server, answer)) return 0;
+  int error = errno;
+  if (server > 0) {
+    kill(server, SIGKILL);
+    unlink(address.sun_path);
   }
-  return 0;
+  fprintf(stderr, "containerd-shim-caisson-v2: cannot tell the address in %s: %s\n", bundle, strerror(error));
+  return 1;
 }

@@ -1,8 +1,8 @@
 /** The launcher in C: answers what it may answer without Node, as the program in JavaScript would, and hands over the rest. */
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import net from "node:net";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { AnySchema } from "@bufbuild/protobuf/wkt";
@@ -46,6 +46,7 @@ interface Call {
   /** Where programs are looked for; nowhere: Node cannot run. */
   readonly path?: string;
   readonly flags?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 const NOWHERE = "/nonexistent";
@@ -58,6 +59,7 @@ function start({
   stdin,
   path,
   flags = [],
+  env = {},
 }: Call): Promise<RunResult> {
   const argv = [
     "-namespace",
@@ -73,7 +75,7 @@ function start({
   const script = 'cd "$1" && PATH="$2" && shift 2 && exec "$@"';
   const search = path ?? process.env.PATH ?? "";
   const command = ["sh", "-c", script, "sh", bundle, search, program, ...argv, "start"];
-  return run(world.enter(command), { input: stdin ?? "" });
+  return run(world.enter(command), { input: stdin ?? "", env: { ...process.env, ...env } });
 }
 
 const addressOf = (sandboxId: string) =>
@@ -95,14 +97,45 @@ async function listening(sandboxId: string): Promise<AsyncDisposable> {
   };
 }
 
-async function endServers(): Promise<void> {
-  for (const { pid, commandLine } of world.processes())
-    if (/caisson-shim|shim-server/.test(commandLine)) process.kill(pid, "SIGKILL");
-  const deadline = performance.now() + 10_000;
+/** A module that has a Node note its arguments: process.title overwrites what /proc shows of them, sooner or later. */
+function noteArguments(): string {
+  const module = join(world.dir, "note-arguments.cjs");
+  writeFileSync(
+    module,
+    `const fs = require("node:fs");
+const file = ${JSON.stringify(world.dir)} + "/arguments-" + process.pid;
+fs.writeFileSync(file + ".new", JSON.stringify([...process.execArgv, ...process.argv.slice(1)]));
+fs.renameSync(file + ".new", file);`,
+  );
+  return module;
+}
+
+async function argumentsOf(pid: string): Promise<string[]> {
+  const file = join(world.dir, `arguments-${pid}`);
+  const deadline = performance.now() + END_LIMIT_MS;
+  while (!existsSync(file)) {
+    assert.ok(performance.now() < deadline, `${pid} has not noted its arguments`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return JSON.parse(readFileSync(file, "utf8")) as string[];
+}
+
+/** Below what a server without a sandbox waits for a call. */
+const END_LIMIT_MS = 10_000;
+
+/** Waits until what is ending in the world has ended. */
+async function untilAlone(): Promise<void> {
+  const deadline = performance.now() + END_LIMIT_MS;
   while (world.processes().length > 0) {
     assert.ok(performance.now() < deadline, JSON.stringify(world.processes()));
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+}
+
+async function endServers(): Promise<void> {
+  for (const { pid, commandLine } of world.processes())
+    if (/caisson-shim|shim-server/.test(commandLine)) process.kill(pid, "SIGKILL");
+  await untilAlone();
   for (const sandboxId of ["one", "two"]) rmSync(world.outside(addressOf(sandboxId)), { force: true });
 }
 
@@ -125,7 +158,8 @@ test("a sandbox gets a server behind a socket of root's own, with the configurat
   const seen: string[][] = [];
   for (const program of [launcher, javascript]) {
     const bundle = bundleOf({ root: { path: "rootfs" } });
-    const call = { bundle, program, stdin: toBinary(AnySchema, any), flags: ["-debug"] };
+    const env = { NODE_OPTIONS: `--require ${noteArguments()}` };
+    const call = { bundle, program, stdin: toBinary(AnySchema, any), flags: ["-debug"], env };
     const { stdout, stderr, code } = await start(call);
     assert.deepEqual([stdout, stderr, code], [`unix://${addressOf("one")}`, "", 0]);
     assert.equal(statSync(world.outside(addressOf("one"))).mode & 0o777, 0o600);
@@ -139,12 +173,10 @@ test("a sandbox gets a server behind a socket of root's own, with the configurat
     const status = await inWorld("stat");
     const [, , group, session] = status.slice(status.lastIndexOf(")") + 2).split(" ");
     assert.deepEqual([group, session], [pid, pid]);
-    const [node = "", ...words] = (await inWorld("cmdline")).replaceAll(bundle, "BUNDLE").split("\0");
-    // By its path or by its name.
-    seen.push([basename(node), ...words]);
+    seen.push((await argumentsOf(pid)).map((word) => word.replaceAll(bundle, "BUNDLE")));
     await endServers();
   }
-  // process.title has overwritten what it could of it, in both cases the same.
+  assert.ok(seen[0]?.includes("-debug"), JSON.stringify(seen));
   assert.deepEqual(seen[0], seen[1]);
 });
 
@@ -224,12 +256,19 @@ test("a server that cannot be started leaves no socket", async () => {
   const { code, stdout } = await start({ bundle, path: NOWHERE });
   assert.deepEqual([code === 0, stdout], [false, ""]);
   assert.ok(!existsSync(world.outside(addressOf("one"))));
-  // Nor one whose pid cannot be noted.
-  mkdirSync(join(bundle, "shim.pid"));
-  chmodSync(bundle, 0o755);
-  assert.equal((await start({ bundle })).code, 1);
-  await endServers();
-  assert.ok(!existsSync(world.outside(addressOf("one"))));
+  // Nor one whose pid or address cannot be noted: nobody would find it, and it would wait half a minute for a caller.
+  for (const [name, program] of [
+    ["shim.pid", launcher],
+    ["shim.pid", javascript],
+    ["address", launcher],
+    ["address", javascript],
+  ] as const) {
+    const unwritable = bundleOf({});
+    mkdirSync(join(unwritable, name));
+    assert.equal((await start({ bundle: unwritable, program })).code, 1, name);
+    assert.ok(!existsSync(world.outside(addressOf("one"))), name);
+    await untilAlone();
+  }
 });
 
 test("delete goes on to its end when containerd, after its 5 s, kills it", async () => {
