@@ -41,6 +41,8 @@ const base = {
   controlCall: 5_000,
   /** The tools of `shim exec` to be usable in the guest: 2 MB over a slow vsock, and some 400 links. */
   consoleTools: 30_000,
+  /** One step of an undo stack. */
+  undoStep: 10_000,
   /** The whole teardown of a sandbox. */
   teardown: 15_000,
 } as const;

@@ -5,14 +5,12 @@
  * time limit, what is offered after disposal is released at once (then the call throws), and all failures are gathered.
  */
 import { describeError, SandboxError } from "./errors.ts";
+import { timeoutMs } from "./timeouts.ts";
 
 export interface UndoStep {
   readonly name: string;
   readonly run: () => void | Promise<void>;
 }
-
-/** Milliseconds one undo step may take before it is reported as failed and the next one runs. */
-export const UNDO_STEP_LIMIT_MS = 10_000;
 
 export interface AsyncReleasable {
   [Symbol.asyncDispose](): Promise<void>;
@@ -30,7 +28,8 @@ export class UndoStack implements AsyncReleasable {
   #disposed = false;
   readonly #limitMs: number;
 
-  constructor(limitMs: number = UNDO_STEP_LIMIT_MS) {
+  /** @param limitMs milliseconds one step may take before it is reported as failed and the next one runs. */
+  constructor(limitMs: number = timeoutMs("undoStep")) {
     this.#limitMs = limitMs;
   }
 

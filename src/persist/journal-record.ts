@@ -9,8 +9,6 @@ export type JournalRecord =
   | { readonly kind: "spawn"; readonly name: string; readonly file: string; readonly marker: string }
   | { readonly kind: "process"; readonly name: string; readonly pid: number; readonly startTime: string }
   | { readonly kind: "mount"; readonly path: string }
-  | { readonly kind: "file"; readonly path: string }
-  | { readonly kind: "dir"; readonly path: string }
   | { readonly kind: "net"; readonly plan: unknown }
   | { readonly kind: "cgroup"; readonly path: string }
   | { readonly kind: "facts"; readonly facts: Readonly<Record<string, string | number | boolean>> };
@@ -27,8 +25,6 @@ export function parseRecord(value: unknown): JournalRecord | undefined {
         ? (it as JournalRecord)
         : undefined;
     case "mount":
-    case "file":
-    case "dir":
     case "cgroup":
       return isPath(it.path) ? (it as JournalRecord) : undefined;
     case "net":

@@ -72,7 +72,7 @@ async function undoRecords(
   await unmountBelow(dir, deps).catch((error: unknown) => failures.push(`mounts: ${describeError(error)}`));
   for (const record of [...records].reverse()) {
     try {
-      await undoRecord(dir, record, deps);
+      await undoRecord(record, deps);
     } catch (error) {
       failures.push(`${record.kind}: ${describeError(error)}`);
     }
@@ -111,7 +111,7 @@ export function processesOf(records: readonly JournalRecord[]): (FoundProcess & 
   });
 }
 
-async function undoRecord(dir: string, record: JournalRecord, deps: RecoverDeps): Promise<void> {
+async function undoRecord(record: JournalRecord, deps: RecoverDeps): Promise<void> {
   switch (record.kind) {
     case "spawn":
     case "process":
@@ -119,13 +119,8 @@ async function undoRecord(dir: string, record: JournalRecord, deps: RecoverDeps)
     case "cgroup":
     case "mount":
       return;
-    case "file":
-      return fs.rmSync(inside(dir, record.path), { force: true });
     case "net":
       return deps.undoNet(record.plan);
-    case "dir":
-      // The sandbox's own directory holds the journal and goes last.
-      return record.path === dir ? undefined : removeTree(inside(dir, record.path));
   }
 }
 

@@ -31,7 +31,7 @@ export interface MountSyscalls {
 
 /** Writes a mount ahead of making it, and notes when it is gone. */
 export interface MountJournal {
-  add(record: { kind: "mount"; path: string } | { kind: "dir"; path: string }): number;
+  add(record: { kind: "mount"; path: string }): number;
   done(number: number): void;
 }
 

@@ -32,6 +32,18 @@ test("UndoStack cuts a hanging step at its limit", async () => {
   assert.deepEqual(ran, ["first"]);
 });
 
+test("the limit of a step is scaled with all other deadlines", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  process.env.CAISSON_TIMEOUT_SCALE = "3";
+  t.after(() => delete process.env.CAISSON_TIMEOUT_SCALE);
+  const undo = new UndoStack();
+  undo.defer("slow", () => new Promise((resolve) => setTimeout(resolve, 29_000)));
+  const done = undo.disposeAsync();
+  await new Promise(setImmediate);
+  t.mock.timers.tick(29_000);
+  await done;
+});
+
 test("UndoStack releases at once what is offered after disposal, and throws", async () => {
   const undo = new UndoStack();
   await undo.disposeAsync();

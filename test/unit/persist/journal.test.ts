@@ -19,12 +19,12 @@ test("readJournal() gives what was added and not done, oldest first", (t) => {
   const journal = Journal.create(file);
   const first = journal.add({ kind: "mount", path: "/run/a" });
   journal.add({ kind: "mount", path: "/run/b" });
-  journal.add({ kind: "file", path: "/run/c" });
+  journal.add({ kind: "cgroup", path: "/run/c" });
   journal.done(first);
   journal.close();
   assert.deepEqual(readJournal(file), [
     { kind: "mount", path: "/run/b" },
-    { kind: "file", path: "/run/c" },
+    { kind: "cgroup", path: "/run/c" },
   ]);
 });
 
@@ -113,13 +113,15 @@ test("parseJournal() passes over records that would undo what is not a sandbox's
     { kind: "process", name: "x", pid: 1.5, startTime: "1" },
     { kind: "process", name: "x" },
     { kind: "process", name: "x", pid: 77, startTime: 5 },
-    { kind: "dir", path: "/" },
-    { kind: "dir", path: "/run" },
-    { kind: "dir", path: "run/x" },
+    { kind: "cgroup", path: "/" },
+    { kind: "cgroup", path: "/run" },
+    { kind: "cgroup", path: "run/x" },
+    { kind: "dir", path: "/run/x" },
+    { kind: "file", path: "/run/x" },
     { kind: "mount", path: "/run/../etc" },
     { kind: "mount", path: "/run/x\0y" },
     { kind: "mount" },
-    { kind: "file", path: ["/run/x"] },
+    { kind: "mount", path: ["/run/x"] },
     { kind: "spawn", name: "x", file: "qemu", marker: "/run/x" },
     { kind: "facts", facts: { a: {} } },
     { kind: "net" },
