@@ -18,6 +18,7 @@ import { type BootInit, bootMachine, type Machine, type MachineDeps } from "./bo
 import { Container } from "./container.ts";
 import { ContainerProcess, type ProcessExit } from "./container-process.ts";
 import { guestProcess } from "./guest-process.ts";
+import { HostCpus } from "./host-cpus.ts";
 import { pauseProcess } from "./pause-process.ts";
 import { type DiskNumbers, PodDisks } from "./pod-disks.ts";
 import { PodSize, type PodSizeInit } from "./pod-size.ts";
@@ -44,8 +45,8 @@ export interface SandboxInit {
   readonly size: Pick<PodSizeInit, "boot" | "limits">;
   /** Milliseconds for the creation of a container in the guest. */
   readonly createLimitMs: number;
-  /** Limit the cpu time of the sandbox's cgroup on the host: where there is no pod whose cgroup is limited. */
-  readonly limitHostCpu: boolean;
+  /** One container without a pod, whose cgroup would limit it: its cpu time and weight hold for the sandbox's on the host. */
+  readonly single: boolean;
   readonly observer: SandboxObserver;
   readonly log: Log;
 }
@@ -61,6 +62,8 @@ export interface NewContainer {
 export interface GuestContainer {
   /** Already rewritten for the guest. */
   readonly spec: OciSpec;
+  /** As the container's own spec has them, which names cpus of the host. */
+  readonly hostCpu: OciResources["cpu"];
   readonly binds: readonly BindPlan[];
   readonly memory: readonly MemoryPlan[];
   readonly blocks: readonly BlockPlan[];
@@ -76,11 +79,14 @@ export class Sandbox {
   readonly #containers = new Map<string, Container>();
   /** Containers that are being created, by id. */
   readonly #creating = new Map<string, Promise<Container>>();
+  /** The processes of what is being created: the guest may tell their end before it answers. */
+  readonly #coming = new Set<ContainerProcess>();
   #state: SandboxState = "created";
   #workspace: Workspace | undefined;
   #volumes: PodVolumes | undefined;
   readonly #disks: PodDisks;
   readonly #size: PodSize;
+  readonly #hostCpus: HostCpus;
   #starting: Promise<void> | undefined;
   #ready: Promise<Machine> | undefined;
   #machine: Machine | undefined;
@@ -98,8 +104,16 @@ export class Sandbox {
       log: init.log,
       machine: () => this.machine(),
       // Not before the guest is ready: a boot in slices takes a multiple of its time.
-      limitHostCpu: (cpus) => init.limitHostCpu && this.#workspace?.cgroup?.limitCpu(hostQuota(cpus)),
+      limitHostCpu: (cpus) => init.single && this.#workspace?.cgroup?.limitCpu(hostQuota(cpus)),
     });
+    this.#hostCpus = new HostCpus(
+      {
+        single: init.single,
+        limitCpuset: (cpuset) => this.#workspace?.cgroup?.limitCpuset(cpuset),
+        setShares: (shares) => this.#workspace?.cgroup?.setShares(shares),
+      },
+      init.workspace.cgroup?.cpuset ?? { cpus: "", mems: "" },
+    );
   }
 
   get state(): SandboxState {
@@ -210,6 +224,8 @@ export class Sandbox {
     } catch (error) {
       process.release();
       throw error;
+    } finally {
+      this.#coming.delete(process);
     }
     return process;
   }
@@ -225,6 +241,7 @@ export class Sandbox {
     const guest = guestResources(resources);
     const resourcesJson = new TextEncoder().encode(JSON.stringify(guest));
     await this.#size.update(id, guest, () => agent.calls.updateContainer({ containerId: id, resourcesJson }));
+    this.#hostCpus.set(id, resources.cpu);
   }
 
   /** Deletes an exited process; for an init process the container goes too. @returns how it had ended. */
@@ -257,6 +274,7 @@ export class Sandbox {
     process.bind(pauseProcess(process));
     const container = new Container({ id, bundle, init: process, undo: new UndoStack(), inGuest: false });
     this.#containers.set(id, container);
+    this.#coming.delete(process);
     if (this.#loss !== undefined) process.settle({ status: KILLED, exitedAt: new Date() });
     return container;
   }
@@ -279,6 +297,8 @@ export class Sandbox {
       const spec = withGuestDevices(volumes.spec, guest.blocks, numbers);
       await this.#size.admit(request.id, spec.linux?.resources);
       undo.defer("room", () => void this.#size.release(request.id));
+      this.#hostCpus.set(request.id, guest.hostCpu);
+      undo.defer("cpus of the host", () => this.#hostCpus.remove(request.id));
       await agent.calls.createContainer(
         {
           containerId: request.id,
@@ -308,6 +328,8 @@ export class Sandbox {
         this.#init.log.warn({ err: describeError(failure) }, `container ${request.id} left mounts behind`);
       });
       throw error;
+    } finally {
+      this.#coming.delete(process);
     }
   }
 
@@ -326,6 +348,7 @@ export class Sandbox {
     );
     const { namespace } = this.#init;
     const process = await ContainerProcess.open({ containerId, execId, stdio, namespace, log });
+    this.#coming.add(process);
     void process.wait().then((exit) => this.#init.observer.exited(process, exit));
     return process;
   }
@@ -353,8 +376,10 @@ export class Sandbox {
 
   #findProcess(containerId: string, execId: string): ContainerProcess | undefined {
     const container = this.#containers.get(containerId);
-    if (execId === "") return container?.init;
-    return container?.execs.find((process) => process.execId === execId);
+    const known = container === undefined ? [] : [container.init, ...container.execs];
+    return [...known, ...this.#coming].find(
+      (process) => process.containerId === containerId && process.execId === execId,
+    );
   }
 
   #onLost(reason: SandboxError): void {

@@ -69,21 +69,6 @@ export async function collectGarbage(options: GarbageOptions): Promise<GarbageRe
   return { garbage, living };
 }
 
-/** The report as lines for a terminal. */
-export function describeGarbage(report: GarbageReport, dryRun: boolean): string[] {
-  const lines = report.garbage.flatMap((it) => {
-    const verb = it.failures.length > 0 ? "left" : dryRun ? "would remove" : "removed";
-    const name = it.sandbox === undefined ? "" : ` (${it.namespace}/${it.sandbox})`;
-    return [
-      `${verb} ${it.kind} ${it.path}${name}`,
-      ...it.holds.map((held) => `  ${held}`),
-      ...it.failures.map((failure) => `  failed: ${failure}`),
-    ];
-  });
-  const count = report.garbage.length;
-  return [...lines, `${count === 0 ? "nothing" : count} to collect, ${report.living} sandboxes alive`];
-}
-
 type Found = Omit<Garbage, "failures">;
 
 function inspect(dir: string): Found | "living" {

@@ -20,9 +20,10 @@ import { hostMachineDeps, SHARED_TAG } from "../runtime/host-machine.ts";
 import { type NewContainer, Sandbox, type SandboxObserver } from "../runtime/sandbox.ts";
 import { growthLimits, machineSize, podSizeLimits, type SizeLimits } from "../runtime/sizing.ts";
 import { readBundleSpec } from "./bundle.ts";
+import type { CreateTask } from "./create-task.ts";
 import { removeLeftover } from "./delete.ts";
 import type { ShimLog } from "./shim-log.ts";
-import type { CreateTask, PreparedSandbox, SandboxRequest } from "./tasks.ts";
+import type { PreparedSandbox, SandboxRequest } from "./tasks.ts";
 
 export interface SandboxOpenerInit {
   readonly identity: SandboxIdentity;
@@ -100,7 +101,7 @@ export function sandboxOpener(init: SandboxOpenerInit) {
       },
       size: { boot: size, limits },
       createLimitMs: scaledMs(config.runtime.createContainerTimeout * 1000),
-      limitHostCpu: containerRole(spec.annotations).role === "single",
+      single: containerRole(spec.annotations).role === "single",
       observer,
       log: init.log,
     });
@@ -127,7 +128,9 @@ function planContainer(task: CreateTask, config: Config, podMounts: readonly Oci
     bundle: task.bundle,
     disableGuestSeccomp: config.runtime.disableGuestSeccomp,
   });
-  return { id, bundle, stdio, guest: { spec: guestSpec, ...volumes, rootfs: rootfsMounts(task, spec) } };
+  const hostCpu = spec.linux?.resources?.cpu;
+  const guest = { spec: guestSpec, hostCpu, ...volumes, rootfs: rootfsMounts(task, spec) };
+  return { id, bundle, stdio, guest };
 }
 
 /**

@@ -14,8 +14,8 @@ import {
   TaskStartSchema,
 } from "../gen/containerd/events/task_pb.ts";
 import type { ContainerProcess, ProcessExit } from "../runtime/container-process.ts";
+import type { CreateTask } from "./create-task.ts";
 import { topic } from "./event-publisher.ts";
-import type { CreateTask } from "./tasks.ts";
 
 /** Takes an event for delivery, in order. */
 export interface EventSink {

@@ -17,9 +17,10 @@ import { OptionsSchema } from "../gen/runtimeoptions/v1/options_pb.ts";
 import type { OciProcess, OciResources } from "../oci/spec.ts";
 import type { ServiceHandlers } from "../ttrpc/index.ts";
 import { checkIdentifier } from "./arguments.ts";
+import type { CreateTask } from "./create-task.ts";
 import { packMetrics } from "./metrics.ts";
 import { packAny } from "./pack-any.ts";
-import type { CreateTask, TaskState, Tasks } from "./tasks.ts";
+import type { TaskState, Tasks } from "./tasks.ts";
 
 export interface TaskServiceInit {
   readonly tasks: Tasks;

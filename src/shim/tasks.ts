@@ -8,25 +8,17 @@ import type { AsyncReleasable } from "../base/undo.ts";
 import type { Config } from "../config/index.ts";
 import { containerRole } from "../oci/annotations.ts";
 import type { OciMount, OciProcess, OciResources, OciSpec } from "../oci/spec.ts";
-import type { RootfsMount } from "../resources/share/shared-tree.ts";
 import type { Container } from "../runtime/container.ts";
 import type { ContainerProcess, ProcessExit } from "../runtime/container-process.ts";
 import type { Sandbox, SandboxObserver } from "../runtime/sandbox.ts";
 import type { StdioSpec } from "../runtime/stdio/open.ts";
 import { markOutOfMemory, readBundleSpec, writeExit } from "./bundle.ts";
+import type { CreateTask } from "./create-task.ts";
+import { setPaused } from "./freeze.ts";
 import type { StatsFormat } from "./metrics.ts";
 import { podStats } from "./pod-stats.ts";
 import type { TaskEvents } from "./task-events.ts";
 import { assertAllowed, type TaskStatus, taskStatus } from "./task-state.ts";
-
-export interface CreateTask {
-  readonly id: string;
-  readonly bundle: string;
-  readonly rootfs: readonly RootfsMount[];
-  readonly stdio: StdioSpec;
-  /** From containerd's runtime options; empty for the default search. */
-  readonly configPath: string;
-}
 
 export interface TaskState {
   readonly process: ContainerProcess;
@@ -81,6 +73,8 @@ export class Tasks {
   /** The sandbox was made by the Sandbox API: it stays without containers, and takes all that come. */
   #held = false;
   #attachment: Promise<AsyncReleasable> | undefined;
+  /** By container id, whether its creation came to something: its exit is nobody's business before that is known. */
+  readonly #creations = new Map<string, Promise<boolean>>();
 
   constructor(deps: TasksDeps) {
     this.#deps = deps;
@@ -101,6 +95,21 @@ export class Tasks {
     const spec = readBundleSpec(task.bundle);
     const first = !this.#held && containerRole(spec.annotations).role !== "container";
     if (first) await this.#openSandbox(task.id, { ...task, spec }, task);
+    const creation = this.#create(task, first, signal);
+    const created = creation.then(
+      () => true,
+      () => false,
+    );
+    // A second Create of the same id is refused and says nothing of the first.
+    if (!this.#creations.has(task.id)) this.#creations.set(task.id, created);
+    try {
+      return await creation;
+    } finally {
+      if (this.#creations.get(task.id) === created) this.#creations.delete(task.id);
+    }
+  }
+
+  async #create(task: CreateTask, first: boolean, signal: AbortSignal): Promise<number> {
     const { sandbox, plan } = this.#open();
     const abandon = () => void sandbox.stop();
     if (first) signal.addEventListener("abort", abandon, { once: true });
@@ -220,17 +229,13 @@ export class Tasks {
 
   async pause(id: string): Promise<void> {
     assertAllowed("pause", this.#container(id));
-    const { agent } = await this.#machineOf(id);
-    for (const containerId of this.#guestIds(id)) await agent.calls.pauseContainer({ containerId });
-    this.#container(id).paused = true;
+    await this.#setPaused(id, true);
     this.#deps.events.paused(id);
   }
 
   async resume(id: string): Promise<void> {
     assertAllowed("resume", this.#container(id));
-    const { agent } = await this.#machineOf(id);
-    for (const containerId of this.#guestIds(id)) await agent.calls.resumeContainer({ containerId });
-    this.#container(id).paused = false;
+    await this.#setPaused(id, false);
     this.#deps.events.resumed(id);
   }
 
@@ -305,17 +310,20 @@ export class Tasks {
 
   #observer(request: SandboxRequest): SandboxObserver {
     return {
-      exited: (process, exit) => {
-        this.#noteExit(process, exit);
-        const pid = this.#pid();
-        void process.startAnnounced.then(() => {
-          // An exec that never ran has no exit; a container's init waits in the guest from its creation on.
-          if (process.ran || process.execId === "") this.#deps.events.exited(process, pid, exit);
-        });
-      },
+      exited: (process, exit) => void this.#exited(process, exit),
       outOfMemory: (containerId) => this.#outOfMemory(containerId),
       lost: () => request.lost?.(),
     };
+  }
+
+  /** Tells an exit once the creation and the start before it have been told. */
+  async #exited(process: ContainerProcess, exit: ProcessExit): Promise<void> {
+    const pid = this.#pid();
+    if ((await this.#creations.get(process.containerId)) === false) return;
+    this.#noteExit(process, exit);
+    await process.startAnnounced;
+    // An exec that never ran has no exit; a container's init waits in the guest from its creation on.
+    if (process.ran || process.execId === "") this.#deps.events.exited(process, pid, exit);
   }
 
   #outOfMemory(containerId: string): void {
@@ -340,10 +348,20 @@ export class Tasks {
   }
 
   /** What the task `id` is in the guest: the pause container of a pod stands for all its containers. */
-  #guestIds(id: string): string[] {
+  #inGuest(id: string): readonly Container[] {
     const { sandbox } = this.#open();
     const stands = sandbox.container(id).inGuest ? [sandbox.container(id)] : sandbox.containers;
-    return stands.filter(({ inGuest }) => inGuest).map((container) => container.id);
+    return stands.filter(({ inGuest }) => inGuest);
+  }
+
+  #guestIds(id: string): string[] {
+    return this.#inGuest(id).map((container) => container.id);
+  }
+
+  async #setPaused(id: string, paused: boolean): Promise<void> {
+    const { agent } = await this.#machineOf(id);
+    await setPaused(this.#inGuest(id), paused, agent.calls);
+    this.#container(id).paused = paused;
   }
 
   async #machineOf(id: string) {

@@ -40,6 +40,7 @@ export const acquires: readonly Acquire[] = [
   { name: "volume", way: "volume", times: 2 },
   { name: "volumes", way: "volume" },
   { name: "room", way: "any" },
+  { name: "cpus of the host", way: "any" },
   { name: "pipes", way: "logger" },
   { name: "logging binary", way: "logger" },
 ];

@@ -7,6 +7,8 @@
  * Its memory is limited by the machine's size.
  */
 import fs from "node:fs";
+import path from "node:path";
+import { sharesToWeight } from "../../base/cpu-weight.ts";
 import { describeError, errnoOf, SandboxError } from "../../base/errors.ts";
 import { failPoint } from "../../base/failpoint.ts";
 import type { Log } from "../../base/log.ts";
@@ -102,21 +104,46 @@ export class SandboxCgroup implements AsyncReleasable {
 
   /** Limits the cpu time of the whole sandbox; what the kernel refuses is only logged: the guest limits as well. */
   limitCpu({ quotaUs, periodUs }: CpuQuota): void {
+    this.#try("limit of cpu time", ({ version, controllers }, dir) => {
+      if (controllers.includes("cpu")) {
+        // A period alone must not make the ratio too large for a parent's limit on the way.
+        fs.writeFileSync(`${dir}/cpu.cfs_quota_us`, "-1");
+        fs.writeFileSync(`${dir}/cpu.cfs_period_us`, String(periodUs));
+        fs.writeFileSync(`${dir}/cpu.cfs_quota_us`, String(quotaUs ?? -1));
+      } else if (version === 2 && fs.existsSync(`${dir}/cpu.max`)) {
+        fs.writeFileSync(`${dir}/cpu.max`, `${quotaUs ?? "max"} ${periodUs}`);
+      }
+    });
+  }
+
+  /** Changes its cpus and memory nodes; empty for those of the cgroup above. What the kernel refuses is only logged. */
+  limitCpuset(cpuset: SandboxCgroupInit["cpuset"]): void {
+    this.#try("cpuset", ({ version, controllers }, dir) => {
+      for (const [name, list] of Object.entries(cpuset)) {
+        const file = `cpuset.${name}`;
+        if (!fs.existsSync(`${dir}/${file}`)) continue;
+        // Version 1 knows no empty one with processes in it, version 2 takes it for the parent's.
+        const value = list !== "" || version === 2 ? list : read(`${path.dirname(dir)}/${file}`);
+        if (version === 2 || controllers.includes("cpuset")) fs.writeFileSync(`${dir}/${file}`, `${value}\n`);
+      }
+    });
+  }
+
+  /** Its weight against others on the host, in cpu.shares of version 1. What the kernel refuses is only logged. */
+  setShares(shares: number): void {
+    this.#try("weight", ({ version, controllers }, dir) => {
+      if (controllers.includes("cpu")) fs.writeFileSync(`${dir}/cpu.shares`, String(shares));
+      else if (version === 2 && fs.existsSync(`${dir}/cpu.weight`))
+        fs.writeFileSync(`${dir}/cpu.weight`, String(sharesToWeight(BigInt(Math.trunc(shares)))));
+    });
+  }
+
+  #try(what: string, apply: (hierarchy: Hierarchy, dir: string) => void): void {
     for (const { hierarchy, dir } of this.#members) {
       try {
-        if (hierarchy.controllers.includes("cpu")) {
-          // A period alone must not make the ratio too large for a parent's limit on the way.
-          fs.writeFileSync(`${dir}/cpu.cfs_quota_us`, "-1");
-          fs.writeFileSync(`${dir}/cpu.cfs_period_us`, String(periodUs));
-          fs.writeFileSync(`${dir}/cpu.cfs_quota_us`, String(quotaUs ?? -1));
-        } else if (hierarchy.version === 2 && fs.existsSync(`${dir}/cpu.max`)) {
-          fs.writeFileSync(`${dir}/cpu.max`, `${quotaUs ?? "max"} ${periodUs}`);
-        }
+        apply(hierarchy, dir);
       } catch (error) {
-        this.#log.warn(
-          { path: dir, err: describeError(error) },
-          "the sandbox's cpu time could not be limited",
-        );
+        this.#log.warn({ path: dir, err: describeError(error) }, `the sandbox's ${what} could not be set`);
       }
     }
   }
@@ -159,9 +186,9 @@ function assertFree(members: readonly Membership[]): void {
   }
 }
 
-function enterOne(hierarchy: Hierarchy, dir: string, path: string, { cpuset }: SandboxCgroupInit): void {
+function enterOne(hierarchy: Hierarchy, dir: string, cgroup: string, { cpuset }: SandboxCgroupInit): void {
   try {
-    make(hierarchy, path);
+    make(hierarchy, cgroup);
     limitCpuset(dir, cpuset);
     // 0 is the writer.
     fs.writeFileSync(`${dir}/cgroup.procs`, "0");
@@ -171,9 +198,9 @@ function enterOne(hierarchy: Hierarchy, dir: string, path: string, { cpuset }: S
 }
 
 /** Makes each missing directory on the way, with the controllers and cpusets that processes need there. */
-function make({ version, mountPoint, controllers }: Hierarchy, path: string): void {
+function make({ version, mountPoint, controllers }: Hierarchy, cgroup: string): void {
   let dir = mountPoint;
-  for (const name of path.split("/").slice(1)) {
+  for (const name of cgroup.split("/").slice(1)) {
     if (version === 2) delegate(dir);
     const parent = dir;
     dir = `${dir}/${name}`;
@@ -189,9 +216,10 @@ function make({ version, mountPoint, controllers }: Hierarchy, path: string): vo
 }
 
 function inherit(parent: string, dir: string, file: string): void {
-  if (fs.readFileSync(`${dir}/${file}`, "utf8").trim() !== "") return;
-  fs.writeFileSync(`${dir}/${file}`, fs.readFileSync(`${parent}/${file}`, "utf8").trim());
+  if (read(`${dir}/${file}`) === "") fs.writeFileSync(`${dir}/${file}`, read(`${parent}/${file}`));
 }
+
+const read = (file: string): string => fs.readFileSync(file, "utf8").trim();
 
 /** Hands the controllers on; one that is refused (a parent with processes) is missing below, which harms nothing. */
 function delegate(dir: string): void {

@@ -8,6 +8,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { sharesToWeight } from "../../../src/base/cpu-weight.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
 import { runOk } from "../../harness/run.ts";
 import { childrenOf, createWorld, type World } from "../../harness/world.ts";
@@ -24,6 +25,8 @@ interface Seen {
   readonly inside: { readonly own: string[]; readonly child: string[]; readonly journalled: string[] };
   readonly unit: string[];
   readonly limits: string[];
+  /** The cpus of a process in it that was to have cpu 1, any, and cpu 0. */
+  readonly allowed: string[];
   readonly after: string[];
   readonly left: string[];
   readonly open: number;
@@ -68,6 +71,13 @@ test("on this host, with every hierarchy that it has", async () => {
   const quota = it.limits.find((limit) => /^cpu\.(cfs_quota_us|max)=/.test(limit));
   assert.match(quota ?? "", /=50000( 100000)?$/);
   assert.ok(it.limits.includes("cpuset.cpus=0"), it.limits.join());
+  assert.ok(
+    it.limits.some((limit) => limit === "cpu.shares=2048" || limit === `cpu.weight=${sharesToWeight(2048n)}`),
+    it.limits.join(),
+  );
+  const [one, any = "", zero] = it.allowed;
+  assert.deepEqual([one, zero], ["1", "0"]);
+  assert.match(any, /^0-\d+$/);
 });
 
 test("on a host with version 2 alone", async () => {

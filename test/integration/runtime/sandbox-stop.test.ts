@@ -92,7 +92,7 @@ function makeSandbox(dir: string, mounts: MountSyscalls): Sandbox {
       limits: { baseCpus: 1, baseMemoryMiB: 256, maxCpus: 1, maxMemoryMiB: 256 },
     },
     createLimitMs: 1000,
-    limitHostCpu: false,
+    single: false,
     observer: { exited() {}, outOfMemory() {}, lost() {} },
     log: silentLog,
   });
@@ -105,6 +105,7 @@ function container(id: string): NewContainer {
   fs.mkdirSync(source, { recursive: true });
   const guest: GuestContainer = {
     spec: { ociVersion: "1.0.2" },
+    hostCpu: undefined,
     binds: [],
     memory: [],
     blocks: [],

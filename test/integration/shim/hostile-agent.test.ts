@@ -10,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { Status } from "../../../src/base/errors.ts";
 import { type Event, EventSchema } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
+import { Status as TaskStatus } from "../../../src/gen/containerd/v1/types/task_pb.ts";
 import { FramedStream } from "../../../src/streams/index.ts";
 import { encodeResponseFrame } from "../../../src/ttrpc/envelope.ts";
 import { FrameType, HEADER_LENGTH, writeHeader } from "../../../src/ttrpc/frame.ts";
@@ -138,6 +139,27 @@ test("an agent that goes on with output after the exit: the process is deleted a
   assert.ok(reader.bytes() > 1, "nothing dripped");
   trial.peer.onDial = polite;
   await trial.task.pids({ id: trial.id });
+});
+
+test("an agent that tells the container's end before it answers its creation", async () => {
+  await using trial = await trials.start({});
+  const created = trial.create();
+  trial.behave = (method, id, send) => {
+    // Field 1 is a pid.
+    const answer = () => send(encodeResponseFrame(id, { payload: Uint8Array.of(8, 7) }));
+    if (method === "CreateContainer") void trial.exited("", 9).then(answer);
+    else answer();
+  };
+  await trial.greet();
+  await created;
+  trial.behave = "politely";
+  const { id } = trial;
+  assert.equal((await trial.task.wait({ id })).exitStatus, 9);
+  assert.equal((await trial.task.state({ id })).status, TaskStatus.STOPPED);
+  await refused(trial.task.start({ id }), /cannot start a stopped process/);
+  assert.equal((await trial.task.delete({ id })).exitStatus, 9);
+  await trial.shim.untilTopic("/tasks/delete");
+  assert.deepEqual(trial.shim.topics(), ["/tasks/create", "/tasks/exit", "/tasks/delete"]);
 });
 
 describe("an agent that misbehaves later", () => {

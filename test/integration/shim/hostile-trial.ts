@@ -108,7 +108,7 @@ export class HostileTrial implements AsyncDisposable {
     return this.#host;
   }
 
-  /** The guest says that an exec has ended. */
+  /** The guest says that an exec, or the container with "", has ended. */
   async exited(execId: string, status: number): Promise<void> {
     const value = { containerId: this.id, execId, status, exitedAtUnixNano: 1_700_000_000_000_000_000n };
     await this.host.notify({
