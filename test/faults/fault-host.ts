@@ -10,7 +10,7 @@ import type { ArmedAction, FailPoint } from "../../src/base/failpoint.ts";
 import { type Containerd, type ContainerdVersion, startContainerd } from "../harness/containerd.ts";
 import { BUSYBOX_IMAGE, importBusybox } from "../harness/images.ts";
 import { type LedgerSnapshot, leaksBetween, takeSnapshot } from "../harness/leak-ledger.ts";
-import { assertSetUp } from "../harness/paths.ts";
+import { assertSetUp, built } from "../harness/paths.ts";
 import { describeResult, type RunOptions, type RunResult, run, runOk } from "../harness/run.ts";
 import { type ConfigOverrides, writeShimConfig } from "../harness/shim-config.ts";
 import { CAISSON_RUNTIME } from "../harness/test-host.ts";
@@ -251,16 +251,10 @@ export class FaultHost implements AsyncDisposable {
 
   /** `shim gc` on this host. @returns what it prints */
   async collectGarbage(dryRun = false): Promise<string> {
-    const script = join(import.meta.dirname, "collect-garbage.ts");
     const flags = dryRun ? ["--dry-run"] : [];
-    const argv = this.world.enter([
-      process.execPath,
-      "--import",
-      import.meta.resolve("tsx"),
-      script,
-      ...flags,
-    ]);
-    return (await runOk(argv, { timeoutMs: 60_000 })).stdout;
+    const argv = this.world.enter([process.execPath, join(built.bin, "shim"), "gc", ...flags]);
+    const { stdout, stderr } = await run(argv, { timeoutMs: 60_000 });
+    return `${stdout}${stderr}`;
   }
 
   /** What there is now, but for containerd itself and what looks at it. */

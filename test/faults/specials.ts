@@ -337,7 +337,7 @@ const parallel = (count: number): Special => ({
     // Of a shim that died before containerd had connected, nobody removes the socket.
     await sleep(1_500);
     const collected = await host.collectGarbage();
-    if (/sandbox \//.test(collected)) attempt.problem(`left to gc: ${collected}`);
+    if (/removed sandbox/.test(collected)) attempt.problem(`left to gc: ${collected}`);
     const good = (results ?? []).filter(({ code }) => code === 7).length;
     if (good < count - victims.size)
       attempt.problem(`${good} of the ${count - victims.size} spared ran to their end`);
@@ -365,7 +365,7 @@ function deleteKilled(point: FailPoint, action: "kill" | "error"): Special {
       const listed = await host.collectGarbage(true);
       if (!/would remove sandbox/.test(listed)) attempt.problem(`a dry run of gc finds nothing: ${listed}`);
       const report = await host.collectGarbage();
-      if (/failed:/.test(report)) attempt.problem(report);
+      if (!/removed sandbox/.test(report) || /still there:/.test(report)) attempt.problem(report);
       // containerd keeps a bundle whose `delete` failed, and calls it once more when it starts.
       await host.containerd.stop();
       await host.containerd.start();
@@ -386,13 +386,20 @@ const shimAndContainerdKilled: Special = {
     await host.containerd.stop("SIGKILL");
     killQuietly(shim);
     await sleep(500);
-    const listed = (await host.inWorld(`${process.execPath} ${join(built.bin, "shim")} list`)).stdout;
-    const row = (id: string) => listed.split("\n").find((line) => line.includes(id)) ?? "";
+    const list = () => host.inWorld(`${process.execPath} ${join(built.bin, "shim")} list`);
+    const listed = (await list()).stdout;
+    const row = (id: string, text = listed) => text.split("\n").find((line) => line.includes(id)) ?? "";
     if (!row(dead).includes("orphaned")) attempt.problem(`shim list shows no orphan: ${listed}`);
     if (!row(living).includes("running")) attempt.problem(`shim list shows no living one: ${listed}`);
+    const removal = (verb: string) => `${verb} sandbox ${dead}: /run/caisson/${dead}-`;
+    const dry = await host.collectGarbage(true);
+    if (!dry.includes(removal("would remove"))) attempt.problem(`gc --dry-run: ${dry}`);
     const report = await host.collectGarbage();
-    if (!report.includes(`removed sandbox /run/caisson/${dead}-`)) attempt.problem(`gc: ${report}`);
-    if (!report.includes("1 sandboxes alive")) attempt.problem(`gc: ${report}`);
+    if (!report.includes(removal("removed"))) attempt.problem(`gc: ${report}`);
+    if (!report.includes("1 sandbox is in use")) attempt.problem(`gc: ${report}`);
+    const after = (await list()).stdout;
+    if (row(dead, after) !== "" || !row(living, after).includes("running"))
+      attempt.problem(`shim list after gc: ${after}`);
     await host.containerd.start();
     await host.events.follow();
     const exec = await host.exec(living, ["sh", "-c", "exit 9"], { timeoutMs: 90_000 });

@@ -11,7 +11,7 @@ import { KubeletPod } from "../../harness/kubelet-volume.ts";
 import { runOk } from "../../harness/run.ts";
 
 const suite = withCriHost();
-const { host, compareTest, sharedPod } = suite;
+const { host, compareTest, ownTest, sharedPod } = suite;
 
 /** Runs `body` with a pod and a kubelet's directory for it, which goes at the end. */
 const withVolumes = <T>(body: (pod: Pod, kubelet: KubeletPod) => Promise<T>) => {
@@ -386,6 +386,26 @@ compareTest(
       read: "written raw",
       refused: true,
       onNode: "written raw",
+    }),
+);
+
+ownTest(
+  "what a container reads from its block device is in its statistics",
+  "runc's are those of the host's kernel",
+  () =>
+    withBlockDevice(16, async (hostPath) => {
+      const devices = [{ hostPath, containerPath: "/dev/xvda", permissions: "rwm" }];
+      const container = await (await sharedPod("caisson")).run({ devices });
+      await container.ok("dd if=/dev/xvda of=/dev/null bs=1M count=4 2>/dev/null");
+      const { stdout } = await host().containerd.ctrOk(["task", "metrics", "--format", "json", container.id]);
+      const { blkio, io } = JSON.parse(stdout) as {
+        blkio?: { io_service_bytes_recursive: { op: string; value?: number }[] };
+        io?: { usage: { rbytes?: number }[] };
+      };
+      const read =
+        blkio?.io_service_bytes_recursive.find(({ op }) => op === "Read")?.value ?? io?.usage[0]?.rbytes;
+      assert.ok((read ?? 0) >= 4 << 20, stdout);
+      await container.remove();
     }),
 );
 

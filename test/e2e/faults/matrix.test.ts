@@ -17,6 +17,7 @@ testCells([
   "output pipe full @ stdio, then kill -9 and delete",
   "output pipe without a reader @ stdio, then kill -9 and delete",
   "shim killed, then `delete` killed @ recover.killed",
+  "shim and containerd killed @ idle, then gc",
   "host reboot @ run directories gone, containerd's state kept",
   "half of 6 shims killed @ 6 containers starting at once",
 ]);

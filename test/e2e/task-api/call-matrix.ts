@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Any } from "@bufbuild/protobuf/wkt";
 import { Status } from "../../../src/base/errors.ts";
-import type { Task } from "../../../src/gen/containerd/task/v2/task_pb.ts";
+import { Task } from "../../../src/gen/containerd/task/v2/task_pb.ts";
 import type { OciProcess, OciResources } from "../../../src/oci/spec.ts";
 import { type Client, statusOf } from "../../../src/ttrpc/index.ts";
 import { busyboxRootfs, busyboxSpec, DirectShim, type DirectShimInit } from "../../harness/direct-shim.ts";
@@ -22,8 +22,8 @@ export interface Outcome {
 /** Outcomes by call, by state. */
 export type Matrix = Readonly<Record<string, Readonly<Record<string, Outcome>>>>;
 
-export const containerStates = ["absent", "created", "running", "paused", "stopped", "deleted"] as const;
-export const execStates = ["absent", "created", "running", "stopped", "deleted"] as const;
+const containerStates = ["absent", "created", "running", "paused", "stopped", "deleted"] as const;
+const execStates = ["absent", "created", "running", "stopped", "deleted"] as const;
 type ContainerState = (typeof containerStates)[number];
 type ExecState = (typeof execStates)[number];
 
@@ -87,18 +87,19 @@ export class MatrixPod implements AsyncDisposable {
     this.#rootfs = rootfs;
   }
 
-  /** @param init the shim's program and configuration; ours, with the defaults, when absent. */
+  /** @param init the shim's program and configuration; ours, with the defaults and version 2 of the API, when absent. */
   static async start(
     world: World,
     podId: string,
-    init: Pick<DirectShimInit, "program" | "config"> = {},
+    init: Pick<DirectShimInit, "program" | "config"> & { readonly service?: typeof Task } = {},
   ): Promise<MatrixPod> {
     const spec = {
       ...busyboxSpec(world, podId, ["sleep", "1000"]),
       annotations: annotationsOf("sandbox", podId),
     };
-    const shim = await DirectShim.start({ world, id: podId, spec, ...init });
-    const task = await shim.task();
+    const { service = Task, ...rest } = init;
+    const shim = await DirectShim.start({ world, id: podId, spec, ...rest });
+    const task = await shim.connect(service);
     const rootfs = await busyboxRootfs(world);
     await task.create({ id: podId, bundle: shim.bundle, rootfs: [rootfs] });
     await task.start({ id: podId });

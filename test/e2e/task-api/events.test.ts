@@ -1,7 +1,11 @@
 /** All nine events of a task, as containerd hands them to its clients. */
 import assert from "node:assert/strict";
+import net from "node:net";
+import { join } from "node:path";
+import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
 import { describeResult } from "../../harness/run.ts";
 import { withTestHost } from "../../harness/test-host.ts";
+import { processSpec } from "./call-matrix.ts";
 import { topicsOf } from "./core-suite.ts";
 
 const { ledgeredTest } = withTestHost();
@@ -49,4 +53,37 @@ ledgeredTest("an exit never comes before its start, however short the process", 
   ]);
   assert.deepEqual(topics, expected.flat(), text);
   await host.remove(id);
+});
+
+ledgeredTest("a containerd that takes no event holds up no call", async ({ world }) => {
+  let asked = 0;
+  const sink = net.createServer((socket) =>
+    socket.on("data", (bytes) => {
+      asked += bytes.length;
+    }),
+  );
+  const address = join(world.dir, "silent");
+  await new Promise<void>((resolve) => sink.listen(address, resolve));
+  const id = "unheard";
+  const spec = busyboxSpec(world, id, ["sleep", "1000"]);
+  const shim = await DirectShim.start({ world, id, spec, env: { TTRPC_ADDRESS: address } });
+  try {
+    const task = await shim.task();
+    await task.create({ id, bundle: shim.bundle, rootfs: [await busyboxRootfs(world)] });
+    await task.start({ id });
+    await task.exec({ id, execId: "e", spec: processSpec(["false"]) });
+    await task.start({ id, execId: "e" });
+    assert.equal((await task.wait({ id, execId: "e" })).exitStatus, 1);
+    await task.delete({ id, execId: "e" });
+    await task.pause({ id });
+    await task.resume({ id });
+    await task.kill({ id, signal: 9 });
+    assert.equal((await task.wait({ id })).exitStatus, 137);
+    await task.delete({ id });
+    await task.shutdown({ id });
+    assert.ok(asked > 0, "the sink was asked");
+  } finally {
+    await shim[Symbol.asyncDispose]();
+    sink.close();
+  }
 });

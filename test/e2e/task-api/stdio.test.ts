@@ -42,13 +42,13 @@ ledgeredTest("a log file gets both streams, appended", async (host) => {
 ledgeredTest("a logging binary gets both streams, its arguments and the container's name", async (host) => {
   const { dir, name } = host.world;
   const logger = join(dir, "logger");
-  const body = `exec 5>&-; cat <&3 >${dir}/out & cat <&4 >${dir}/err & wait; sleep 0.2; echo "$CONTAINER_NAMESPACE $1 $2" >${dir}/end`;
+  const body = `exec 5>&-; cat <&3 >${dir}/out & cat <&4 >${dir}/err & wait; sleep 0.2; echo "$CONTAINER_NAMESPACE $CONTAINER_ID $1 $2" >${dir}/end`;
   writeFileSync(logger, `#!/bin/sh\n${body}\n`, { mode: 0o755 });
   const script = "head -c 1000000 /dev/zero; echo err >&2; exit 4";
   assert.match(await runLogged(host, `binary://${logger}?tag=x`, ["sh", "-c", script]), /code 4/);
   assert.equal(readFileSync(`${dir}/out`).length, 1_000_000);
   assert.equal(readFileSync(`${dir}/err`, "utf8"), "err\n");
-  assert.equal(readFileSync(`${dir}/end`, "utf8"), `${name} tag x\n`);
+  assert.match(readFileSync(`${dir}/end`, "utf8"), new RegExp(`^${name} c\\d+ tag x\n$`));
 });
 
 ledgeredTest(
