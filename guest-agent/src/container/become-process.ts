@@ -119,6 +119,7 @@ function changeIdentity({ process, seccomp }: ProcessPlan, sets: CapabilitySets)
   sys.limitBoundingSet(BigInt.asIntN(64, sets.bounding));
   sys.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
   try {
+    if (uid === UNCHANGED || gid === UNCHANGED) throw new Error("invalid argument");
     sys.setUser(uid, gid, additionalGids);
   } catch (error) {
     throw startFailure(`cannot become user ${uid}, group ${gid}`, error);
@@ -169,6 +170,9 @@ const statMode: ModeOf = (path) => {
     return sysCode(error) ?? "EIO";
   }
 };
+
+/** (uid_t)-1, which setresuid(2) takes for "as it is": the process would stay root. */
+const UNCHANGED = 0xffff_ffff;
 
 function findHome(uid: number): string {
   try {

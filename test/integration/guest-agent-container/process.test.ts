@@ -169,6 +169,19 @@ test("the working directory may be one that only root can enter, as with runc", 
   assert.deepEqual([stdout, status], ["1000\n/private\n", 0]);
 });
 
+test("a user or group that the kernel takes for the one it has is refused: it would be root", async () => {
+  for (const user of [
+    { uid: 2 ** 32 - 1, gid: 0 },
+    { uid: 1000, gid: 2 ** 32 - 1 },
+    { uid: 1000, gid: 1000, additionalGids: [2 ** 32 - 1] },
+  ]) {
+    const ran = world().run(["id"], (spec) => {
+      spec.process.user = user;
+    });
+    await assert.rejects(ran, /cannot become user \d+, group \d+: .*invalid argument/i, JSON.stringify(user));
+  }
+});
+
 const startErrors: readonly (readonly [name: string, args: string[], cwd: string, error: RegExp])[] = [
   ["a missing command", ["nonesuch"], "/", /exec: "nonesuch": executable file not found in \$PATH/],
   [
