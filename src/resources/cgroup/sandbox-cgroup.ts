@@ -121,10 +121,11 @@ export class SandboxCgroup implements AsyncReleasable {
     this.#try("cpuset", ({ version, controllers }, dir) => {
       for (const [name, list] of Object.entries(cpuset)) {
         const file = `cpuset.${name}`;
-        if (!fs.existsSync(`${dir}/${file}`)) continue;
-        // Version 1 knows no empty one with processes in it, version 2 takes it for the parent's.
-        const value = list !== "" || version === 2 ? list : read(`${path.dirname(dir)}/${file}`);
-        if (version === 2 || controllers.includes("cpuset")) fs.writeFileSync(`${dir}/${file}`, `${value}\n`);
+        if (!fs.existsSync(`${dir}/${file}`) || (version === 1 && !controllers.includes("cpuset"))) continue;
+        // One that was set and has processes in it cannot be emptied (validate_change, kernel/cgroup/cpuset.c).
+        if (list === "" && read(`${dir}/${file}`) === "") continue;
+        const above = `${path.dirname(dir)}/${file}${version === 2 ? ".effective" : ""}`;
+        fs.writeFileSync(`${dir}/${file}`, list === "" ? read(above) : list);
       }
     });
   }
