@@ -81,6 +81,8 @@ async function main(): Promise<number> {
     console.log(USAGE);
     return values.help ? 0 : 2;
   }
+  if (process.getuid?.() !== 0)
+    throw new Error("the lab needs root: debootstrap, mounts, and the key of its hosts");
   const variant = variantOf(values.host).name;
   if (!/^[a-z0-9-]+$/.test(values.name))
     throw new Error(`--name ${values.name}: lower-case letters and digits`);

@@ -18,6 +18,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { withDeadline } from "../../src/base/deadline.ts";
+import { waitForProcessExit } from "../../src/native/index.ts";
 import { isSameProcess, processStartTime } from "../../src/persist/proc.ts";
 import { duplexByteStream, QmpClient } from "../../src/qmp/index.ts";
 import { type Places, placesOf, RUN_PREFIX, runDir } from "./places.ts";
@@ -151,12 +152,13 @@ export class LabMachine {
   /** Ends the host as if its power failed, and removes what it wrote. */
   async stop(): Promise<void> {
     this.#closeSsh();
-    const { pid, startTime } = this.#record;
-    if (isSameProcess(pid, startTime)) {
-      process.kill(pid, "SIGKILL");
-      for (let i = 0; i < 500 && isSameProcess(pid, startTime); i++) await sleep(10);
-    }
+    if (this.running) process.kill(this.pid, "SIGKILL");
+    await this.#ended();
     this.#remove();
+  }
+
+  #ended(): Promise<void> {
+    return waitForProcessExit(this.pid, SOCKET_LIMIT_MS, () => this.running);
   }
 
   #remove(): void {
@@ -187,11 +189,10 @@ export class LabMachine {
 
   /** Fails when QEMU ends first. */
   #orGone<T>(promise: Promise<T>): Promise<T> {
-    const { pid, startTime } = this.#record;
     let watch: NodeJS.Timeout | undefined;
     const gone = new Promise<never>((_resolve, reject) => {
       watch = setInterval(() => {
-        if (!isSameProcess(pid, startTime)) reject(new Error("the host's QEMU has ended"));
+        if (!this.running) reject(new Error("the host's QEMU has ended"));
       }, 500);
     });
     // What is waited for may never come once QEMU is gone.
@@ -219,8 +220,7 @@ export class LabMachine {
   async #quit(qmp: QmpClient): Promise<void> {
     await qmp.execute("quit").catch(() => undefined);
     await withDeadline(qmp.closed, SOCKET_LIMIT_MS, "ending the host");
-    const { pid, startTime } = this.#record;
-    for (let i = 0; i < 500 && isSameProcess(pid, startTime); i++) await sleep(10);
+    await this.#ended();
   }
 
   #closeSsh(): void {

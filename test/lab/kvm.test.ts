@@ -37,6 +37,34 @@ function host(): LabHost {
 
 const exec = (id: string, command: string) => `ctr task exec --exec-id ${id} pod ${command}`;
 
+/** How often KVM came back from the guest of the one QEMU that runs (the kernel's count, Documentation/virt/kvm). */
+async function kvmExits(): Promise<number> {
+  return Number(await host().shOk("cat /sys/kernel/debug/kvm/$(pgrep qemu-system)-*/exits"));
+}
+
+/** Nanoseconds that each of the kernel's vhost threads of the one QEMU has run, by thread id (proc(5), schedstat). */
+async function vhostThreads(): Promise<Map<string, number>> {
+  const line = "echo $(basename $task) $(cut -d ' ' -f 1 $task/schedstat)";
+  const script = `for task in /proc/$(pgrep qemu-system)/task/*; do case $(cat $task/comm) in vhost-*) ${line};; esac; done`;
+  const lines = (await host().shOk(script)).trim().split("\n");
+  return new Map(
+    lines.map((text) => text.split(" ") as [string, string]).map(([id, ns]) => [id, Number(ns)]),
+  );
+}
+
+/** Which vhost thread ran longest during `work`. */
+async function busiestVhost(work: () => Promise<void>): Promise<string> {
+  const earlier = await vhostThreads();
+  await work();
+  const ran = [...(await vhostThreads())].map(([id, ns]) => [id, ns - (earlier.get(id) ?? 0)] as const);
+  const [id, ns] = ran.sort((a, b) => b[1] - a[1])[0] ?? ["", 0];
+  assert.ok(ns > 0, `no vhost thread ran: ${JSON.stringify(ran)}`);
+  return id;
+}
+
+/** The thread of each transport, by the test that made it work. */
+const carriers = new Map<string, string>();
+
 test("QEMU runs the guest with KVM and holds vhost-vsock and vhost-net", async () => {
   const descriptors = await host().shOk("ls -l /proc/$(pgrep qemu-system)/fd");
   for (const name of [
@@ -56,8 +84,10 @@ test("QEMU runs the guest with KVM and holds vhost-vsock and vhost-net", async (
 });
 
 test("the guest knows its hypervisor", async () => {
+  const earlier = await kvmExits();
   const clock = "cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
   assert.equal(await host().shOk(exec("clock", clock)), "kvm-clock\n");
+  assert.ok((await kvmExits()) > earlier, "KVM did not run the guest");
 });
 
 test("packets go both ways between the node and the guest", async () => {
@@ -68,7 +98,11 @@ test("packets go both ways between the node and the guest", async () => {
   // Nothing listens for the first moments.
   const offer = `head -c ${size} /dev/zero | busybox nc -w 60 ${POD} 7000`;
   const send = `for i in $(seq 100); do ${offer} && break; sleep 0.5; done`;
-  const received = await host().shOk(`${listen} > /tmp/received & ${send}; wait; cat /tmp/received`);
+  let received = "";
+  const transfer = async () => {
+    received = await host().shOk(`${listen} > /tmp/received & ${send}; wait; cat /tmp/received`);
+  };
+  carriers.set("net", await busiestVhost(transfer));
   const expected = createHash("sha256").update(Buffer.alloc(size)).digest("hex");
   assert.equal(received.split(" ")[0], expected);
 });
@@ -85,13 +119,21 @@ test("stdio over the kernel's vsock: both streams, input, exit codes, eight mega
   const echoed = await host().sh(exec("cat", "sh -c 'echo ready; cat'"), { input, onStdout });
   assert.equal(echoed.code, 0, describeResult(echoed));
   assert.equal(output(), `ready\n${data}`);
-  const sum = await host().shOk(`${exec("big", "head -c 8388608 /dev/zero")} | sha256sum`);
+  let sum = "";
+  const transfer = async () => {
+    sum = await host().shOk(`${exec("big", "head -c 8388608 /dev/zero")} | sha256sum`);
+  };
+  carriers.set("vsock", await busiestVhost(transfer));
   assert.equal(
     sum.split(" ")[0],
     createHash("sha256")
       .update(Buffer.alloc(8 << 20))
       .digest("hex"),
   );
+});
+
+test("the network and vsock are carried by a vhost thread of their own each", () => {
+  assert.equal(new Set(carriers.values()).size, 2, JSON.stringify([...carriers]));
 });
 
 test("shim list, exec and net show the sandbox", async () => {
