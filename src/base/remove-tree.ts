@@ -1,5 +1,4 @@
 /** Removing directories of ours that may have had mounts below them. Host only. */
-import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
 import { errnoOf } from "./errors.ts";
@@ -10,52 +9,9 @@ import { errnoOf } from "./errors.ts";
  * delete the user's data. One that is not there is no error.
  */
 export function removeTree(dir: string): void {
-  refuseMounts(dir);
-  try {
-    fs.rmSync(dir, { recursive: true, force: true });
-  } catch (error) {
-    if (errnoOf(error) !== "ENAMETOOLONG") throw error;
-    removeByDescriptor(dir);
-  }
-}
-
-/**
- * As removeTree(), where somebody may be changing the tree meanwhile: a running guest could put a link in the place of a
- * directory between two looks at its path. Only the last part of `dir` may be theirs.
- */
-export function removeGuestTree(dir: string): void {
-  refuseMounts(dir);
-  if (!removeNearlyEmpty(dir)) removeByDescriptor(dir);
-}
-
-function refuseMounts(dir: string): void {
   const mounted = mountsBelow(dir);
   if (mounted.length > 0) throw new Error(`${dir} was left: still mounted below it: ${mounted.join(", ")}`);
-}
-
-/** Saves a process for what an honest guest leaves: a file, or a directory with empty ones. @returns whether all is gone. */
-function removeNearlyEmpty(dir: string): boolean {
-  let fd: number | undefined;
-  try {
-    fd = fs.openSync(dir, fs.constants.O_DIRECTORY | fs.constants.O_NOFOLLOW);
-    const opened = `/proc/self/fd/${fd}`;
-    for (const name of fs.readdirSync(opened)) fs.rmdirSync(path.join(opened, name));
-    fs.rmdirSync(dir);
-    return true;
-  } catch (error) {
-    if (errnoOf(error) === "ENOENT") return fs.lstatSync(dir, { throwIfNoEntry: false }) === undefined;
-    if (fd !== undefined || errnoOf(error) !== "ENOTDIR") return false;
-    fs.unlinkSync(dir);
-    return true;
-  } finally {
-    if (fd !== undefined) fs.closeSync(fd);
-  }
-}
-
-/** rm(1) goes down by descriptor: it follows no link, and minds no directories that are nested beyond PATH_MAX. */
-function removeByDescriptor(dir: string): void {
-  const result = spawnSync("rm", ["-rf", "--one-file-system", "--", dir], { encoding: "utf8" });
-  if (result.status !== 0) throw new Error(`cannot remove ${dir}: ${result.stderr || result.error?.message}`);
+  fs.rmSync(dir, { recursive: true, force: true });
 }
 
 /**

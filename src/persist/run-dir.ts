@@ -61,6 +61,7 @@ export function sandboxPaths(dir: string) {
     dir,
     journal: path.join(dir, "journal"),
     shared: path.join(dir, "shared"),
+    sharedView: path.join(dir, "view"),
     virtiofsSocket: path.join(dir, "fs.sock"),
     qmpSocket: path.join(dir, "qmp.sock"),
     /** The operator's tools: caisson.control.v1 over ttrpc; frames of the debug console. */

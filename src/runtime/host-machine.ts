@@ -66,7 +66,7 @@ async function startSharedFs({ config, paths, log }: HostMachineInit, workspace:
       startVirtiofsd({
         path: paths.virtiofsd,
         ...(virtioFsDaemonFlavour !== "auto" && { flavour: virtioFsDaemonFlavour }),
-        sharedDir: workspace.tree.path,
+        sharedDir: workspace.tree.guestPath,
         socketPath,
         cache: virtioFsCache,
         extraArgs: virtioFsExtraArgs,

@@ -54,7 +54,7 @@ export class Workspace {
     failPoint("workspace.made");
     const cgroup = init.cgroup && undo.use("cgroup", await SandboxCgroup.enter(init.cgroup, journal));
     const paths = sandboxPaths(dir);
-    const tree = undo.use("shared tree", await SharedTree.create(paths.shared, mounts, journal));
+    const tree = undo.use("shared tree", await SharedTree.create(paths, mounts, journal));
     failPoint("workspace.shared");
     return new Workspace({ paths, journal, tree, cgroup }, undo.move());
   }

@@ -1,24 +1,27 @@
 /**
- * The tree that virtiofsd shares with the guest: `<sandbox dir>/shared`, a mount of its own with shared propagation,
- * so that what is mounted below it later crosses into virtiofsd's mount namespace (mount_namespaces(7)).
+ * The tree of files that a guest gets, in two views of one directory:
  *
- *   shared/<container>/rootfs   the container's root file system
- *   shared/.volumes/<n>         a bind mount that one or more containers have, read-only where none may write
- *   shared/.sentinel/proof      a file on a mount made after virtiofsd started (docs/protocol.md)
+ *   shared   the host's: containers and volumes are mounted below it; a mount of its own with shared propagation
+ *   view     the guest's, which virtiofsd serves: the same, read-only, and a slave of the first, so that what is mounted
+ *            there later appears here and in virtiofsd's mount namespace (mount_namespaces(7))
+ *
+ *   <container>/rootfs   the container's root file system
+ *   .volumes/<n>         a bind mount that one or more containers have, read-only where none may write
+ *   .sentinel/proof      a file on a mount made after virtiofsd started (docs/protocol.md)
+ *
+ * Each mount keeps its own read-only flag, so a guest writes into its file systems and volumes, but it cannot rename, link
+ * or make anything in the tree itself: every path of it is ours alone.
  *
  * Containers that mount the same volume get one mount: two would be two sets of inodes for the guest (virtiofsd tells
  * mounts apart), with separate page caches and locks, and a unix socket bound through one could not be reached through
  * the other.
- *
- * The guest can write to all of the tree: rename directories, put links and files where ours are or will be. Nothing is
- * made, mounted or removed here through a path on which it could have done so.
  */
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
 import { errnoOf, SandboxError } from "../../base/errors.ts";
 import { failPoint } from "../../base/failpoint.ts";
-import { removeGuestTree } from "../../base/remove-tree.ts";
+import { removeTree } from "../../base/remove-tree.ts";
 import { UndoStack } from "../../base/undo.ts";
 import type { BindPlan } from "../../oci/rewrite.ts";
 
@@ -42,8 +45,6 @@ export interface RootfsMount {
   readonly options: readonly string[];
 }
 
-const { O_DIRECTORY, O_NOFOLLOW } = fs.constants;
-
 export const SENTINEL_NAME = ".sentinel/proof";
 const VOLUMES_NAME = ".volumes";
 
@@ -58,6 +59,12 @@ export interface SharedVolume {
   release(): Promise<void>;
 }
 
+/** Directories of one file system: of sandboxPaths(). */
+export interface SharedTreePaths {
+  readonly shared: string;
+  readonly sharedView: string;
+}
+
 interface Volume {
   readonly request: ShareRequest;
   readonly name: string;
@@ -67,29 +74,37 @@ interface Volume {
 }
 
 export class SharedTree {
+  /** The host's view. */
   readonly path: string;
+  /** The guest's view. */
+  readonly guestPath: string;
   readonly #mounts: MountSyscalls;
   readonly #journal: MountJournal;
   readonly #undo = new UndoStack();
   readonly #volumes = new Set<Volume>();
   #volumeCount = 0;
-  /** Descriptor of the volumes' directory, wherever the guest has moved it. */
-  #volumesFd: number | undefined;
 
-  private constructor(dir: string, mounts: MountSyscalls, journal: MountJournal) {
-    this.path = dir;
+  private constructor(at: SharedTreePaths, mounts: MountSyscalls, journal: MountJournal) {
+    this.path = at.shared;
+    this.guestPath = at.sharedView;
     this.#mounts = mounts;
     this.#journal = journal;
   }
 
-  /** Makes the tree at `dir` (which must not exist), or nothing of it mounted. The caller disposes it. */
-  static async create(dir: string, mounts: MountSyscalls, journal: MountJournal): Promise<SharedTree> {
+  /** Makes both views (neither may exist), or nothing of them mounted. The caller disposes it. */
+  static async create(
+    at: SharedTreePaths,
+    mounts: MountSyscalls,
+    journal: MountJournal,
+  ): Promise<SharedTree> {
     await using undo = new UndoStack();
-    const tree = undo.use("shared tree", new SharedTree(dir, mounts, journal));
-    makeDir(dir, 0o755);
-    await tree.#mount(tree.#undo, dir, dir, "none", ["bind"]);
-    await mounts.mount("none", dir, "none", ["shared"]);
-    tree.#openVolumes();
+    const tree = undo.use("shared tree", new SharedTree(at, mounts, journal));
+    makeDir(at.shared, 0o755);
+    makeDir(at.sharedView, 0o755);
+    await tree.#mount(tree.#undo, at.shared, at.shared, "none", ["bind"]);
+    await mounts.mount("none", at.shared, "none", ["shared"]);
+    await tree.#mount(tree.#undo, at.shared, at.sharedView, "none", ["bind", "slave", "ro"]);
+    makeDir(path.join(at.shared, VOLUMES_NAME), 0o700);
     undo.move();
     return tree;
   }
@@ -126,7 +141,7 @@ export class SharedTree {
     makeDir(dir, 0o700);
     undo.defer(`directory of ${id}`, () => {
       failPoint("release.container");
-      removeGuestTree(dir);
+      removeTree(dir);
     });
     failPoint("container.directory");
     const root = path.join(dir, "rootfs");
@@ -192,10 +207,10 @@ export class SharedTree {
     const { source, kind, readonly, recursive, destination } = request;
     await using undo = new UndoStack();
     const target = path.join(this.path, name);
-    const entry = this.#volumeEntry(name);
-    // "wx" never opens what is there already, be it a link.
-    make(target, () => (kind === "dir" ? fs.mkdirSync(entry) : fs.writeFileSync(entry, "", { flag: "wx" })));
-    undo.defer(`volume ${target}`, () => removeGuestTree(this.#volumeEntry(name)));
+    make(target, () =>
+      kind === "dir" ? fs.mkdirSync(target) : fs.writeFileSync(target, "", { flag: "wx" }),
+    );
+    undo.defer(`volume ${target}`, () => removeTree(target));
     // Slave: what the host mounts below the source later is seen in the guest, and nothing goes back.
     const options = [recursive ? "rbind" : "bind", "rslave", ...(readonly ? [readonly] : [])];
     try {
@@ -204,22 +219,6 @@ export class SharedTree {
       throw new SandboxError("ERR_HOST", `cannot mount ${source} for ${destination}`, { cause: error });
     }
     return undo.move();
-  }
-
-  #openVolumes(): void {
-    const dir = path.join(this.path, VOLUMES_NAME);
-    makeDir(dir, 0o700);
-    this.#volumesFd = fs.openSync(dir, O_DIRECTORY | O_NOFOLLOW);
-    this.#undo.defer("tree descriptor", () => {
-      if (this.#volumesFd !== undefined) fs.closeSync(this.#volumesFd);
-      this.#volumesFd = undefined;
-    });
-  }
-
-  /** A path to the volume `name` that does not lead through the tree; also for other processes. */
-  #volumeEntry(name: string): string {
-    if (this.#volumesFd === undefined) throw this.#gone();
-    return `/proc/${process.pid}/fd/${this.#volumesFd}/${path.basename(name)}`;
   }
 
   #gone(): SandboxError {

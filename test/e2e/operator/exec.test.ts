@@ -135,6 +135,27 @@ ownTest("several sessions run at one time, each with its own streams", OURS, asy
 });
 
 ownTest(
+  "even the guest's root writes into what the host shares with a container, and not beside it",
+  OURS,
+  async () => {
+    const { first, container } = await pods();
+    const guest = (command: string) =>
+      shim(["exec", first.id, "--", "sh", "-c", `cd /run/caisson/shared && ${command}`]);
+    for (const command of [
+      "touch new",
+      "mkdir .volumes/new",
+      "mv .volumes .moved",
+      `ln -s /etc ${container.id}/link`,
+    ]) {
+      const refused = await guest(command);
+      assert.match(refused.stderr, /Read-only file system/, `${command}: ${describeResult(refused)}`);
+    }
+    const written = await guest(`touch ${container.id}/rootfs/new`);
+    assert.equal(written.code, 0, describeResult(written));
+  },
+);
+
+ownTest(
   "--container enters a container's namespaces, with its environment and tools that it lacks",
   OURS,
   async () => {

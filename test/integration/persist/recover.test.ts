@@ -1,6 +1,6 @@
 /** Undoing a journal on real mounts and processes. Needs root. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import fs from "node:fs";
 import os from "node:os";
@@ -72,15 +72,6 @@ test("removeTree() leaves a tree with a mount in it, also when it is named throu
   user.assertKept();
   await removeSandbox(path.join(link, "linked"), deps);
   user.assertKept();
-  assert.equal(fs.existsSync(dir), false);
-});
-
-test("removeTree() removes directories that a guest has nested beyond PATH_MAX", () => {
-  const dir = sandbox("deep");
-  const script =
-    'd=$(printf "%0250d" 0); cd "$1" && for i in $(seq 30); do mkdir $d && cd $d || exit 1; done';
-  assert.equal(spawnSync("bash", ["-c", script, "-", dir]).status, 0);
-  removeTree(dir);
   assert.equal(fs.existsSync(dir), false);
 });
 
