@@ -108,7 +108,13 @@ export class GuestAgent {
   }
 
   /** Opens a stdio stream of a process. The caller reads or writes it to its end, or resets it. */
-  async openStream(open: { containerId: string; execId: string; kind: StreamKind }): Promise<FramedStream> {
+  async openStream(open: {
+    containerId: string;
+    execId: string;
+    kind: StreamKind;
+    /** Bytes of an output that are here already. */
+    received: bigint;
+  }): Promise<FramedStream> {
     const connection = await this.#dial(STDIO_PORT, "connecting a stdio stream");
     const payload = toBinary(StreamOpenSchema, create(StreamOpenSchema, open));
     const stream = FramedStream.open(connection, payload);

@@ -43,7 +43,8 @@ export function guestProcess(
         throw error;
       }
     },
-    dial: (name) => agent.openStream({ containerId, execId, kind: KINDS[name] }),
+    dial: (name, received) =>
+      agent.openStream({ containerId, execId, kind: KINDS[name], received: BigInt(received) }),
   };
 }
 

@@ -43,6 +43,20 @@ export class ByteRing {
     return taken;
   }
 
+  /** A copy of what lies together from `offset` on, at most `most` bytes; it stays. Empty beyond the end. */
+  peek(offset: number, most: number): Uint8Array {
+    const start = this.#length === 0 ? 0 : (this.#start + offset) % this.#bytes.length;
+    const count = Math.min(most, Math.max(0, this.#length - offset), this.#bytes.length - start);
+    return this.#bytes.slice(start, start + count);
+  }
+
+  /** Drops the first `count` bytes, or all there are. */
+  drop(count: number): void {
+    const dropped = Math.min(count, this.#length);
+    this.#length -= dropped;
+    this.#start = this.#length === 0 ? 0 : (this.#start + dropped) % this.#bytes.length;
+  }
+
   /** Drops all content and gives the memory back. */
   clear(): void {
     this.#bytes = new Uint8Array(0);

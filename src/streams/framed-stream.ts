@@ -49,6 +49,9 @@ export class FramedStream {
   #window: ReceiveWindow;
   /** Bytes of DATA that we may still send. */
   #credit = 0;
+  /** Bytes of DATA that the peer has granted in all, and with its first grant, which is its whole window. */
+  #granted = 0;
+  #firstGrant = 0;
   /** The peer answered OPEN (opener), or we did (acceptor). */
   #established = false;
   #gotEof = false;
@@ -134,6 +137,11 @@ export class FramedStream {
   /** Bytes that can be sent now without waiting for the peer. */
   get credit(): number {
     return this.#credit;
+  }
+
+  /** Bytes that the peer's consumer has taken, as far as its grants tell: what went beyond the first of them. */
+  get consumed(): number {
+    return this.#granted - this.#firstGrant;
   }
 
   /** Bytes of memory that hold received data. */
@@ -317,6 +325,8 @@ export class FramedStream {
   #takeCredit(bytes: number): void {
     if (this.#credit + bytes > MAX_WINDOW_BYTES) throw violation("more credit than a window");
     this.#credit += bytes;
+    this.#granted += bytes;
+    if (this.#firstGrant === 0) this.#firstGrant = bytes;
     if (this.#credit > 0) this.#wakeSenders();
   }
 

@@ -1,4 +1,6 @@
 /** Flow-controlled streams of bytes over a connection each (docs/protocol.md). Shared with the guest agent. */
+
+export { ByteRing } from "./byte-ring.ts";
 export {
   encodeFrame,
   type Frame,

@@ -140,7 +140,13 @@ async function serve(
   });
   const inputs = pumpInput(stream, stdio);
   const outputs: Promise<void>[] = [];
-  if (stdio.stdout !== undefined) outputs.push(sendOutput(stdio.stdout, stream));
+  if (stdio.stdout !== undefined)
+    outputs.push(
+      sendOutput(
+        stdio.stdout.attach(0, () => undefined),
+        stream,
+      ),
+    );
   if (stdio.stderr !== undefined && errors !== undefined) {
     outputs.push(pumpErrors(stdio.stderr, errors));
   }
@@ -158,7 +164,10 @@ async function serve(
 async function pumpErrors(end: OutputEnd, stream: FramedStream): Promise<void> {
   stream.confirm({ windowBytes: 0 });
   try {
-    await sendOutput(end, stream);
+    await sendOutput(
+      end.attach(0, () => undefined),
+      stream,
+    );
     await stream.sendEof();
   } catch {
     stream.reset("");

@@ -1,37 +1,44 @@
 /**
  * The reading end of a process's stdout or stderr. Data stays in the pipe until a stream asks for it, so a stalled
- * reader stops only this process's pipe. A chunk that was read but not yet written to a connection stays here and is
- * the first that the next stream gets.
+ * reader stops only this process's pipe. What a stream has sent is kept until the host's grants tell that it was taken:
+ * another stream can then go on from any byte that the host has not got. That is one window (256 KiB) at most.
  */
 import * as sys from "sys";
+import { SandboxError } from "../../../src/base/errors.ts";
+import { ByteRing, MAX_WINDOW_BYTES } from "../../../src/streams/index.ts";
 import type { EventLoop, Watch } from "../event-loop.ts";
 import { EPOLLIN, FIONREAD } from "../linux.ts";
+
+/** Why a reader gets nothing more: another one came, or the process was deleted. */
+export type ReaderEnd = "the stream was opened again" | "the process was deleted";
 
 export class OutputEnd {
   readonly #loop: EventLoop;
   #fd: number | undefined;
   #watch: Watch | undefined;
   #ended = false;
-  /** Ends the attached stream when the process is deleted; undefined without a stream. */
-  #onDispose: (() => void) | undefined;
-  /** Read from the pipe, not yet confirmed by taken(). */
-  #held: Uint8Array | undefined;
-  /** Bytes confirmed by taken(). */
-  #delivered = 0;
-  #onReadable: (() => void) | undefined;
+  #reader: OutputReader | undefined;
+  /** Read from the pipe and not acknowledged; the first byte is number `#keptFrom` of the output. */
+  readonly #kept = new ByteRing(MAX_WINDOW_BYTES);
+  #keptFrom = 0;
 
   constructor(loop: EventLoop) {
     this.#loop = loop;
   }
 
-  /** True when everything was delivered and every writer is gone (or the process was deleted). */
+  /** True when every writer is gone and the pipe is empty, or the process was deleted. */
   get ended(): boolean {
-    return this.#ended && this.#held === undefined;
+    return this.#ended;
   }
 
-  /** Bytes in all that were written to the pipe so far, delivered or not. */
+  /** Bytes in all that were read from the pipe. */
+  get fetched(): number {
+    return this.#keptFrom + this.#kept.length;
+  }
+
+  /** Bytes in all that were written to the pipe so far, fetched or not. */
   get written(): number {
-    return this.#delivered + (this.#held?.length ?? 0) + (this.#fd === undefined ? 0 : unread(this.#fd));
+    return this.fetched + (this.#fd === undefined ? 0 : unread(this.#fd));
   }
 
   /** Takes over a non-blocking descriptor. */
@@ -41,60 +48,64 @@ export class OutputEnd {
       return;
     }
     this.#fd = fd;
-    this.#watch = this.#loop.watch(fd, this.#onReadable === undefined ? 0 : EPOLLIN, () => this.#wake());
+    const wanted = this.#reader?.waits === true ? EPOLLIN : 0;
+    this.#watch = this.#loop.watch(fd, wanted, () => this.#wake());
   }
 
   /**
-   * Reserves the end for one stream; false when another one has it.
-   * @param onDispose called when the process is deleted before release() or detach().
+   * Gives the output from byte `from` on to a new reader; the one before is ended.
+   * @param onEnd called when another reader comes or the process is deleted, unless detach() was called.
+   * @throws SandboxError ERR_INVALID_ARGUMENT when those bytes are gone, or not written yet.
    */
-  attach(onDispose: () => void): boolean {
-    if (this.#onDispose !== undefined) return false;
-    this.#onDispose = onDispose;
-    return true;
-  }
-
-  /** The attached stream has delivered everything: deleting the process does not concern it any more. */
-  release(): void {
-    if (this.#onDispose !== undefined) this.#onDispose = () => undefined;
-  }
-
-  detach(): void {
-    this.#onDispose = undefined;
-    this.#onReadable = undefined;
+  attach(from: number, onEnd: (reason: ReaderEnd) => void): OutputReader {
+    if (from < this.#keptFrom || from > this.fetched) {
+      const kept = `${this.#keptFrom} to ${this.fetched}`;
+      throw new SandboxError(
+        "ERR_INVALID_ARGUMENT",
+        `the output from byte ${from} on is not there, only ${kept}`,
+      );
+    }
+    const before = this.#reader;
     this.#watch?.set(0);
+    this.#reader = new OutputReader(this, from, onEnd);
+    this.acknowledge(from);
+    before?.end("the stream was opened again");
+    return this.#reader;
   }
 
-  /**
-   * The next bytes, at most `limit`, or undefined when there are none yet (see whenReadable) or at the end (see
-   * ended). They count as delivered only after taken().
-   */
-  read(limit: number): Uint8Array | undefined {
-    if (this.#held === undefined) this.#held = this.#readPipe(limit);
-    if (this.#held === undefined || this.#held.length <= limit) return this.#held;
-    return this.#held.subarray(0, limit);
+  /** Bytes from number `at` on, at most `limit`; undefined when there are none yet. For a reader. */
+  read(at: number, limit: number): Uint8Array | undefined {
+    if (at < this.fetched) return this.#kept.peek(at - this.#keptFrom, limit);
+    const bytes = this.#readPipe(limit);
+    if (bytes !== undefined) this.#kept.push(bytes);
+    return bytes;
   }
 
-  /** `count` bytes of the last read() were delivered. */
-  taken(count: number): void {
-    const held = this.#held;
-    if (held === undefined) return;
-    this.#delivered += Math.min(count, held.length);
-    this.#held = count >= held.length ? undefined : held.subarray(count);
+  /** The host has the first `count` bytes of the output. */
+  acknowledge(count: number): void {
+    const dropped = Math.min(count - this.#keptFrom, this.#kept.length);
+    if (dropped <= 0) return;
+    this.#kept.drop(dropped);
+    this.#keptFrom += dropped;
+    if (this.#kept.length === 0) this.#kept.clear();
   }
 
-  /** Calls back once when read() or `ended` may have changed. */
-  whenReadable(callback: () => void): void {
-    this.#onReadable = callback;
-    this.#watch?.set(EPOLLIN);
+  /** Looks at the pipe for the reader, or no longer. */
+  watch(reader: OutputReader, on: boolean): void {
+    if (reader === this.#reader) this.#watch?.set(on ? EPOLLIN : 0);
+  }
+
+  detach(reader: OutputReader): void {
+    if (reader !== this.#reader) return;
+    this.#watch?.set(0);
+    this.#reader = undefined;
   }
 
   /** Closes the descriptor; what was not delivered is void. */
   dispose(): void {
-    this.#held = undefined;
+    this.#kept.clear();
     this.#finish();
-    this.#onDispose?.();
-    this.#wake();
+    this.#reader?.end("the process was deleted");
   }
 
   #readPipe(limit: number): Uint8Array | undefined {
@@ -124,10 +135,74 @@ export class OutputEnd {
   }
 
   #wake(): void {
+    this.#watch?.set(0);
+    this.#reader?.wake();
+  }
+}
+
+/** One stream's way through the output. */
+export class OutputReader {
+  readonly #source: OutputEnd;
+  readonly #from: number;
+  readonly #onEnd: (reason: ReaderEnd) => void;
+  #at: number;
+  #onReadable: (() => void) | undefined;
+
+  constructor(source: OutputEnd, from: number, onEnd: (reason: ReaderEnd) => void) {
+    this.#source = source;
+    this.#from = from;
+    this.#at = from;
+    this.#onEnd = onEnd;
+  }
+
+  /** True when there is nothing more to read, now or later. */
+  get ended(): boolean {
+    return this.#source.ended && this.#at >= this.#source.fetched;
+  }
+
+  get waits(): boolean {
+    return this.#onReadable !== undefined;
+  }
+
+  /** The next bytes, at most `limit`, or undefined when there are none yet (see whenReadable) or at the end (see ended). */
+  read(limit: number): Uint8Array | undefined {
+    const bytes = this.#source.read(this.#at, limit);
+    this.#at += bytes?.length ?? 0;
+    return bytes;
+  }
+
+  /** The host has `count` bytes of what this reader gave. */
+  acknowledge(count: number): void {
+    this.#source.acknowledge(this.#from + count);
+  }
+
+  /** The host has everything that this reader gave. */
+  acknowledgeAll(): void {
+    this.#source.acknowledge(this.#at);
+  }
+
+  /** Calls back once when read() or `ended` may have changed. */
+  whenReadable(callback: () => void): void {
+    this.#onReadable = callback;
+    this.#source.watch(this, true);
+  }
+
+  detach(): void {
+    this.#onReadable = undefined;
+    this.#source.detach(this);
+  }
+
+  /** For the end: something may be there. */
+  wake(): void {
     const callback = this.#onReadable;
     this.#onReadable = undefined;
-    this.#watch?.set(0);
     callback?.();
+  }
+
+  /** For the end: nothing more is given to this reader. */
+  end(reason: ReaderEnd): void {
+    this.#onEnd(reason);
+    this.wake();
   }
 }
 

@@ -9,7 +9,7 @@ import { StreamKind, type StreamOpen, StreamOpenSchema } from "../../../src/gen/
 import { FramedStream } from "../../../src/streams/index.ts";
 import type { FdStream } from "../fd-stream.ts";
 import type { InputEnd } from "./input-end.ts";
-import type { OutputEnd } from "./output-end.ts";
+import { OutputEnd, type OutputReader } from "./output-end.ts";
 import type { ProcessStdio } from "./process-stdio.ts";
 
 /** Milliseconds from the connection to a complete OPEN. */
@@ -66,21 +66,13 @@ export class StreamServer {
       stream.reset(describeError(error));
       return;
     }
-    // Until its EOF is out, a stream of a deleted process is void; after that the host ends it.
-    if (!end.attach(() => stream.reset("the process was deleted"))) {
-      stream.reset("the stream is attached already");
-      return;
-    }
     try {
-      await ("read" in end ? pumpOutput(end, stream) : pumpInput(end, stream));
-      const error = await stream.closed;
-      if (error !== undefined) throw error;
+      if (end instanceof OutputEnd) await serveOutput(end, stream, open.received);
+      else await serveInput(end, stream);
     } catch (error) {
-      stream.reset("");
+      stream.reset(describeError(error));
       const fields = { container: open.containerId, exec: open.execId, err: describeError(error) };
       this.#deps.log.debug(fields, `stdio stream of kind ${open.kind} ended early`);
-    } finally {
-      end.detach();
     }
   }
 
@@ -113,19 +105,48 @@ export async function acceptStream(
   }
 }
 
-async function pumpOutput(end: OutputEnd, stream: FramedStream): Promise<void> {
-  stream.confirm({ windowBytes: 0 });
-  await sendOutput(end, stream);
-  if (!end.ended) return;
-  await stream.sendEof();
-  end.release();
+/** @param received bytes that the host has. @throws when the stream ended early */
+async function serveOutput(end: OutputEnd, stream: FramedStream, received: bigint): Promise<void> {
+  let complete = false;
+  const reader = end.attach(Number(received), (reason) => {
+    // Once its EOF is out, a stream of a deleted process is the host's to end.
+    if (!complete || reason !== "the process was deleted") stream.reset(reason);
+  });
+  try {
+    stream.confirm({ windowBytes: 0 });
+    await sendOutput(reader, stream);
+    if (!reader.ended) return;
+    await stream.sendEof();
+    complete = true;
+    const error = await stream.closed;
+    if (error !== undefined) throw error;
+    reader.acknowledgeAll();
+  } finally {
+    reader.detach();
+  }
+}
+
+/** Writes what the host sends; its EOF closes the pipe. @throws when the stream broke: the pipe stays open */
+async function serveInput(end: InputEnd, stream: FramedStream): Promise<void> {
+  if (!end.attach(() => stream.reset("the process was deleted"))) {
+    throw new SandboxError("ERR_STATE", "the stream is attached already");
+  }
+  try {
+    stream.confirm();
+    for await (const chunk of stream.readable) await end.write(chunk);
+    end.finish();
+    const error = await stream.closed;
+    if (error !== undefined) throw error;
+  } finally {
+    end.detach();
+  }
 }
 
 /**
  * Sends what the process writes, only as far as the host has granted credit, until its last writer is gone or the stream
  * has ended. @throws when the stream ended early
  */
-export async function sendOutput(end: OutputEnd, stream: FramedStream): Promise<void> {
+export async function sendOutput(reader: OutputReader, stream: FramedStream): Promise<void> {
   let over = false;
   let wake: () => void = () => undefined;
   // One reaction for the life of the stream; a race per wait would add one each time.
@@ -135,25 +156,18 @@ export async function sendOutput(end: OutputEnd, stream: FramedStream): Promise<
   });
   for (;;) {
     const credit = await stream.waitForCredit();
-    const chunk = end.read(Math.min(credit, READ_BYTES));
+    reader.acknowledge(stream.consumed);
+    const chunk = reader.read(Math.min(credit, READ_BYTES));
     if (chunk !== undefined) {
       await stream.send(chunk);
-      end.taken(chunk.length);
-    } else if (end.ended) {
+    } else if (reader.ended) {
       return;
     } else {
       await new Promise<void>((resolve) => {
         wake = resolve;
-        end.whenReadable(resolve);
+        reader.whenReadable(resolve);
       });
       if (over) return;
     }
   }
-}
-
-/** Writes what the host sends; the host's EOF closes the pipe. @throws when the stream broke: the pipe stays open */
-async function pumpInput(end: InputEnd, stream: FramedStream): Promise<void> {
-  stream.confirm();
-  for await (const chunk of stream.readable) await end.write(chunk);
-  end.finish();
 }

@@ -21,7 +21,8 @@ export interface GuestStream {
   reset(reason: string): void;
 }
 
-export type DialStream = (name: StreamName) => Promise<GuestStream>;
+/** @param received bytes of this output that are here: the stream begins behind them. */
+export type DialStream = (name: StreamName, received: number) => Promise<GuestStream>;
 
 /** Bytes that a process has written to each of its outputs. */
 export interface OutputBytes {
@@ -50,6 +51,7 @@ export class ProcessIo {
   /** Writes that a sink has not taken yet. */
   #writing = 0;
   #closed = false;
+  #late: NodeJS.Timeout | undefined;
 
   constructor(host: HostStdio, log: Log) {
     this.#host = host;
@@ -60,9 +62,9 @@ export class ProcessIo {
   async attach(dial: DialStream): Promise<void> {
     const { stdin, stdout, stderr } = this.#host;
     const attached = await Promise.allSettled([
-      stdin && this.#open(dial, "stdin"),
-      stdout && this.#open(dial, "stdout"),
-      stderr && this.#open(dial, "stderr"),
+      stdin && this.#open(dial, "stdin", 0),
+      stdout && this.#open(dial, "stdout", 0),
+      stderr && this.#open(dial, "stderr", 0),
     ]);
     const failed = attached.find((result) => result.status === "rejected");
     if (failed !== undefined) {
@@ -87,17 +89,20 @@ export class ProcessIo {
   }
 
   /**
-   * Waits until the readers have what the process has written: that much comes, whoever else still writes. Ends early
-   * when a reader does not read, and in any case soon. Never rejects.
+   * Waits until the readers have what the process has written: that much comes, whoever else still writes; a stream that
+   * stands still meanwhile is dialled again. Ends early when a reader does not read, and in any case soon. Never rejects.
    */
   async handOver(written: OutputBytes): Promise<void> {
     const missing = () => OUTPUTS.some((name) => this.#host[name] && this.#taken[name] < written[name]);
     const enough = new AbortController();
     let seen = this.#progress;
+    let still = 0;
     const idle = setInterval(() => {
       const awaitsGuest = missing() && this.#writing === 0;
-      if (this.#progress === seen && !awaitsGuest) enough.abort();
+      still = this.#progress === seen ? still + 1 : 0;
       seen = this.#progress;
+      if (still > 0 && !awaitsGuest) enough.abort();
+      else if (still === 2) this.#redial();
     }, timeoutMs("exitReader"));
     const limit = setTimeout(() => enough.abort(), timeoutMs("exitOutput"));
     const stopped = new Promise<void>((resolve) => enough.signal.addEventListener("abort", () => resolve()));
@@ -115,6 +120,7 @@ export class ProcessIo {
       clearInterval(idle);
       clearTimeout(limit);
       enough.abort();
+      this.#lookAgain();
     }
   }
 
@@ -155,6 +161,7 @@ export class ProcessIo {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    clearTimeout(this.#late);
     for (const stream of this.#streams) stream.reset("closed by the host");
     this.#host.stdin?.close();
     this.#host.stdout?.close();
@@ -171,13 +178,22 @@ export class ProcessIo {
     return this.#receiving.size > 0 && this.#writing === 0;
   }
 
+  /** A stream that stands still after the exit may have lost its end on the way; or somebody holds it, and it goes on. */
+  #lookAgain(): void {
+    const seen = this.#progress;
+    this.#late = setTimeout(() => {
+      if (!this.#closed && this.#progress === seen && this.#awaitsGuest) this.#redial();
+    }, timeoutMs("stdioDrain") / 2);
+    this.#late.unref();
+  }
+
   #redial(): void {
     this.#log.info({}, "nothing comes from the guest after the process's end: its output is dialled again");
     for (const stream of this.#receiving) stream.reset("stands still after the process's end");
   }
 
-  async #open(dial: DialStream, name: StreamName): Promise<GuestStream> {
-    const stream = await dial(name);
+  async #open(dial: DialStream, name: StreamName, received: number): Promise<GuestStream> {
+    const stream = await dial(name, received);
     if (this.#closed) stream.reset("closed by the host");
     else this.#streams.add(stream);
     return stream;
@@ -199,23 +215,27 @@ export class ProcessIo {
 
   async #copyOutput(sink: OutputSink, first: GuestStream, dial: DialStream, name: OutputName): Promise<void> {
     let stream = first;
+    let received = 0;
     for (let attempt = 0; ; attempt++) {
       this.#receiving.add(stream);
       try {
-        for await (const chunk of stream.readable) await this.#deliver(sink, chunk, name);
+        for await (const chunk of stream.readable) {
+          received += chunk.length;
+          await this.#deliver(sink, chunk, name);
+        }
         break;
       } catch (error) {
         this.#streams.delete(stream);
         this.#receiving.delete(stream);
-        if (this.#closed || attempt === REDIALS) {
-          if (!this.#closed)
-            this.#log.warn({ err: describeError(error) }, `${name} was cut: its stream broke`);
+        if (this.#closed) break;
+        this.#log.debug({ err: describeError(error) }, `${name} stream broke; dialling again`);
+        try {
+          if (attempt === REDIALS) throw error;
+          stream = await this.#open(dial, name, received);
+        } catch (refusal) {
+          this.#log.warn({ err: describeError(refusal) }, `${name} was cut: its stream broke`);
           break;
         }
-        this.#log.debug({ err: describeError(error) }, `${name} stream broke; dialling again`);
-        const again = await this.#open(dial, name).catch(() => undefined);
-        if (again === undefined) break;
-        stream = again;
       }
     }
     this.#streams.delete(stream);

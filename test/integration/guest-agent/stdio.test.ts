@@ -8,13 +8,7 @@ import { test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { withDeadline } from "../../../src/base/deadline.ts";
 import { StreamKind, StreamOpenSchema } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
-import {
-  encodeFrame,
-  type Frame,
-  FrameDecoder,
-  type FramedStream,
-  FrameType,
-} from "../../../src/streams/index.ts";
+import { encodeFrame, type Frame, FrameDecoder, FrameType } from "../../../src/streams/index.ts";
 import { useWorld } from "../guest-agent-container/world.ts";
 
 const world = useWorld();
@@ -44,9 +38,12 @@ class RawStream {
     });
   }
 
-  static async open(containerId: string, kind: StreamKind, execId = ""): Promise<RawStream> {
+  static async open(containerId: string, kind: StreamKind, execId = "", received = 0): Promise<RawStream> {
     const stream = await RawStream.dial();
-    const open = toBinary(StreamOpenSchema, create(StreamOpenSchema, { containerId, execId, kind }));
+    const open = toBinary(
+      StreamOpenSchema,
+      create(StreamOpenSchema, { containerId, execId, kind, received: BigInt(received) }),
+    );
     stream.send(FrameType.Open, open);
     return stream;
   }
@@ -77,6 +74,10 @@ class RawStream {
     );
   }
 
+  get ended(): boolean {
+    return this.frames.some(({ type }) => type === FrameType.Eof);
+  }
+
   reset(): string | undefined {
     return this.frames.find(({ type }) => type === FrameType.Reset)?.payload.toString();
   }
@@ -102,12 +103,6 @@ async function refusal(stream: RawStream): Promise<string> {
   await stream.until(() => stream.reset() !== undefined || stream.closed, "the refusal");
   stream.destroy();
   return stream.reset() ?? "closed without a reason";
-}
-
-async function collect(stream: FramedStream): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of stream.readable) chunks.push(chunk);
-  return Buffer.concat(chunks);
 }
 
 /** Resolves when nothing changes any more: the agent has no stream and its former number of descriptors. */
@@ -178,7 +173,12 @@ test("output that nobody read is there after the exit, to its end", async () => 
   assert.equal(await world().readAll(id, "", StreamKind.STDOUT), "out\n");
   assert.equal(await world().readAll(id, "", StreamKind.STDERR), "err\n");
   // Opened once more, there is only the end.
-  assert.equal(await world().readAll(id, "", StreamKind.STDOUT), "");
+  await assert.rejects(world().readAll(id, "", StreamKind.STDOUT), /from byte 0 on is not there/);
+  const end = await RawStream.open(id, StreamKind.STDOUT, "", 4);
+  end.grant(1);
+  await end.until(() => end.ended, "the end");
+  assert.equal(end.data.length, 0);
+  end.destroy();
   await world().delete(id);
 });
 
@@ -187,38 +187,68 @@ test("a broken stream can be opened again and nothing is lost or doubled", async
   const id = await world().create(["sh", "-c", `seq 1 ${lines}`]);
   await world().start(id);
   const parts: Buffer[] = [];
-  // More than a frame, less than a frame, one byte.
-  for (const credit of [50_000, 100, 1, 16_376, 33_333]) {
-    const stream = await RawStream.open(id, StreamKind.STDOUT);
+  let received = 0;
+  // More than a frame, less than a frame, one byte; all of the rest.
+  for (const credit of [50_000, 100, 1, 16_376, 33_333, 262_144]) {
+    const stream = await RawStream.open(id, StreamKind.STDOUT, "", received);
     stream.grant(credit);
-    await stream.until(() => stream.data.length === credit, "what was granted");
+    await stream.until(() => stream.data.length === credit || stream.ended, "what was granted");
     parts.push(stream.data);
+    received += stream.data.length;
     stream.destroy();
   }
-  parts.push(await reopen(id));
   const expected = Array.from({ length: lines }, (_, i) => `${i + 1}\n`).join("");
   assert.equal(Buffer.concat(parts).toString(), expected);
   await world().delete(id);
 });
 
-/** Everything that is left on stdout; the agent may not have seen the end of the former connection yet. */
-async function reopen(id: string): Promise<Buffer> {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      return await collect(await world().open(id, "", StreamKind.STDOUT));
-    } catch (error) {
-      if (attempt > 100 || !String(error).includes("attached already")) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
-  }
-}
-
-test("a stream is for one reader at a time", async () => {
-  const id = await world().sleeper();
+test("stdin is for one stream at a time; an output goes to the newest", async () => {
+  const id = await world().create(["sleep", "1000"], undefined, { stdin: true });
+  await world().start(id);
+  const stdin = await RawStream.open(id, StreamKind.STDIN);
+  await stdin.until(() => stdin.frames.length > 0, "the answer");
+  assert.match(await refusal(await RawStream.open(id, StreamKind.STDIN)), /attached already/);
   const first = await RawStream.open(id, StreamKind.STDOUT);
   await first.until(() => first.frames.length > 0, "the answer");
-  assert.match(await refusal(await RawStream.open(id, StreamKind.STDOUT)), /attached already/);
-  first.destroy();
+  const second = await RawStream.open(id, StreamKind.STDOUT);
+  await second.until(() => second.frames.length > 0, "the answer");
+  assert.match(await refusal(first), /opened again/);
+  assert.equal(second.reset(), undefined);
+  for (const stream of [stdin, second]) stream.destroy();
+  await world().delete(id);
+});
+
+test("an output is sent again from any byte that was not acknowledged", async () => {
+  const id = await world().create(["sh", "-c", "seq 1 100000"]);
+  await world().start(id);
+  const expected = Buffer.from(Array.from({ length: 100_000 }, (_, i) => `${i + 1}\n`).join(""));
+  const first = await RawStream.open(id, StreamKind.STDOUT);
+  first.grant(100_000);
+  await first.until(() => first.data.length === 100_000, "what was granted");
+  // The stream before stands still: nobody ended it.
+  for (const received of [12_345, 12_345, 77_777, 99_999]) {
+    const again = await RawStream.open(id, StreamKind.STDOUT, "", received);
+    again.grant(50_000);
+    await again.until(() => again.data.length === 50_000, "what was granted");
+    assert.ok(again.data.equals(expected.subarray(received, received + 50_000)), `from ${received}`);
+  }
+  // The host has had 99,999: what was before is gone, what comes after 149,999 was never sent.
+  assert.match(await refusal(await RawStream.open(id, StreamKind.STDOUT, "", 99_998)), /is not there/);
+  assert.match(await refusal(await RawStream.open(id, StreamKind.STDOUT, "", 150_000)), /is not there/);
+  const last = await RawStream.open(id, StreamKind.STDOUT, "", 100_000);
+  const half = 131_072;
+  last.grant(2 * half);
+  for (let granted = 2 * half; !last.ended; granted += half) {
+    await last.until(() => last.ended || last.data.length >= granted - half, "half of the window");
+    if (!last.ended) last.grant(half);
+  }
+  assert.ok(last.data.equals(expected.subarray(100_000)));
+  // Its end was lost on the way.
+  const end = await RawStream.open(id, StreamKind.STDOUT, "", expected.length - 1);
+  end.grant(1_000);
+  await end.until(() => end.ended, "the end again");
+  assert.equal(end.data.toString(), "\n");
+  end.destroy();
   await world().delete(id);
 });
 

@@ -24,6 +24,29 @@ test("ByteRing gives back what was put in, through random pushes and takes", () 
   }
 });
 
+test("ByteRing shows what it keeps from any offset, until it is dropped", () => {
+  const ring = new ByteRing(1000);
+  let expected = Buffer.alloc(0);
+  for (let step = 0; step < 2000; step++) {
+    const bytes = randomBytes(randomInt(0, Math.min(300, 1001 - expected.length)));
+    ring.push(bytes);
+    expected = Buffer.concat([expected, bytes]);
+    const seen: Uint8Array[] = [];
+    let offset = randomInt(0, expected.length + 1);
+    const from = offset;
+    for (let part = ring.peek(offset, 100); part.length > 0; part = ring.peek(offset, 100)) {
+      seen.push(part);
+      offset += part.length;
+    }
+    assert.deepEqual(Buffer.concat(seen), expected.subarray(from));
+    const count = randomInt(0, 400);
+    ring.drop(count);
+    expected = expected.subarray(Math.min(count, expected.length));
+    assert.equal(ring.length, expected.length);
+  }
+  assert.equal(new ByteRing(10).peek(0, 5).length, 0);
+});
+
 test("ByteRing refuses to exceed its limit and keeps its content", () => {
   const ring = new ByteRing(10);
   ring.push(Uint8Array.of(1, 2, 3, 4, 5, 6));

@@ -65,6 +65,36 @@ test("drain() dials a stream again that stands still after the process's end", a
   assert.equal(stdout.text(), "ab");
 });
 
+test("a stream that breaks is opened again behind what has come", async () => {
+  const stdout = sink(true);
+  const io = new ProcessIo({ stdin: undefined, stdout, stderr: undefined }, silentLog);
+  const asked: number[] = [];
+  const parts = ["abc", "", "de"];
+  await io.attach((_, received) => {
+    asked.push(received);
+    const part = parts[asked.length - 1] ?? "";
+    const stream = guestStream(part === "" ? [] : [part], asked.length === 4);
+    if (asked.length < 4) setTimeout(() => stream.reset("cut"), 5);
+    return Promise.resolve(stream);
+  });
+  assert.equal(await io.drain(), "delivered");
+  assert.deepEqual(asked, [0, 3, 3, 5]);
+  assert.equal(stdout.text(), "abcde");
+});
+
+test("handOver() dials a stream again that stands still with output to come, and one that keeps its end", async (t) => {
+  process.env.CAISSON_TIMEOUT_SCALE = "0.02";
+  t.after(() => delete process.env.CAISSON_TIMEOUT_SCALE);
+  const stdout = sink(true);
+  const streams = [guestStream(["a"], false), guestStream(["b"], false), guestStream(["c"], true)];
+  const io = await attached(stdout, streams);
+  await io.handOver({ stdout: 2, stderr: 0 });
+  assert.equal(stdout.text(), "ab");
+  while (streams.length > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(await io.drain(), "delivered");
+  assert.equal(stdout.text(), "abc");
+});
+
 test("drain() gives up on a guest that does not send, and on a reader that does not read, and tells which", async () => {
   const silent = await attached(sink(true), [guestStream([], false), guestStream([], false)]);
   assert.equal(await silent.drain(), "unsent");
