@@ -9,6 +9,8 @@ import { fileURLToPath } from "node:url";
 import { SandboxError } from "../../../src/base/errors.ts";
 import { silentLog } from "../../../src/base/log.ts";
 import { superviseChild } from "../../../src/hypervisor/child-process.ts";
+import { encodeFrame, FramedStream, FrameType } from "../../../src/streams/index.ts";
+import { toByteStream } from "../../../src/vsock/byte-stream.ts";
 import { dialHybrid } from "../../../src/vsock/hybrid-dial.ts";
 import { isListening } from "../../../src/vsock/hybrid-transport.ts";
 import { openVsockTransport, type VsockTransportInit } from "../../../src/vsock/transport.ts";
@@ -175,6 +177,42 @@ test("dial: the answer's line is taken off, and what the guest sends with it is 
   assert.equal(Buffer.concat(chunks).toString(), "first words");
   assert.deepEqual(requests, ["CONNECT 1025\n"]);
 });
+
+/** What a guest with a little output sends behind the backend's answer. */
+const output = Buffer.concat([
+  Buffer.from("OK 1025\n"),
+  encodeFrame(FrameType.Credit, Buffer.alloc(4)),
+  encodeFrame(FrameType.Data, Buffer.from("out\n")),
+  encodeFrame(FrameType.Eof),
+]);
+
+for (const end of ["waits for our end", "is gone at once"] as const) {
+  test(`dial: a stream comes whole wherever it is split, when the guest ${end}`, async () => {
+    const sends: (readonly Buffer[])[] = [[...output].map((byte) => Buffer.of(byte))];
+    for (let at = 1; at <= output.length; at++) sends.push([output.subarray(0, at), output.subarray(at)]);
+    for (const parts of sends) {
+      const answer = async (socket: net.Socket) => {
+        for (const part of parts) {
+          socket.write(part);
+          await new Promise((resolve) => setTimeout(resolve, 1));
+        }
+        if (end === "is gone at once") socket.destroySoon();
+        else socket.once("end", () => socket.end()).resume();
+      };
+      using peer = await backend((socket) => void answer(socket));
+      const stream = FramedStream.open(
+        toByteStream(await dialHybrid(peer.file, 1025, signal())),
+        Buffer.of(1),
+      );
+      await stream.opened;
+      const chunks: Uint8Array[] = [];
+      for await (const chunk of stream.readable) chunks.push(chunk);
+      assert.equal(Buffer.concat(chunks).toString(), "out\n", parts.map(({ length }) => length).join());
+      await stream.closed;
+      fs.rmSync(peer.file, { force: true });
+    }
+  });
+}
 
 test("dial: closed without an answer is a refusal", async () => {
   using peer = await backend((socket) => socket.end());
