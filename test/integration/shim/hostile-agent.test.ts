@@ -327,6 +327,8 @@ describe("an agent that misbehaves later", () => {
       if ((await started) === true) {
         await sleep(300);
         await trial.exited(execId, 0);
+        // Told on when its reader, which there is none of, has had its time.
+        await trial.task.wait({ id: trial.id, execId });
       }
       await trial.task.delete({ id: trial.id, execId });
       trial.peer.onDial = polite;
