@@ -36,6 +36,8 @@ export interface ProcessPlan {
 }
 
 const DEFAULT_UMASK = 0o022;
+/** runc's limit, and its words below. The kernel takes 2^32-1 for "as it is": such a process would stay root. */
+const MAX_ID = 2_147_483_647;
 /** Bytes of /etc/passwd that are looked at for a home directory. */
 const PASSWD_LIMIT = 1 << 20;
 /** devices.txt: /dev/null. */
@@ -119,7 +121,9 @@ function changeIdentity({ process, seccomp }: ProcessPlan, sets: CapabilitySets)
   sys.limitBoundingSet(BigInt.asIntN(64, sets.bounding));
   sys.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
   try {
-    if (uid === UNCHANGED || gid === UNCHANGED) throw new Error("invalid argument");
+    if ([uid, gid, ...additionalGids].some((id) => id > MAX_ID)) {
+      throw new Error(`uids and gids must be in range 0-${MAX_ID}`);
+    }
     sys.setUser(uid, gid, additionalGids);
   } catch (error) {
     throw startFailure(`cannot become user ${uid}, group ${gid}`, error);
@@ -170,9 +174,6 @@ const statMode: ModeOf = (path) => {
     return sysCode(error) ?? "EIO";
   }
 };
-
-/** (uid_t)-1, which setresuid(2) takes for "as it is": the process would stay root. */
-const UNCHANGED = 0xffff_ffff;
 
 function findHome(uid: number): string {
   try {

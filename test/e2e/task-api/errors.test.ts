@@ -166,6 +166,12 @@ const refusals: readonly Refusal[] = [
     reason: /"\/root\/tool": (stat \/root\/tool: )?permission denied/,
   },
   {
+    name: "a user that cannot be",
+    args: ["true"],
+    changes: { user: { uid: 4_294_967_295, gid: 0 } },
+    reason: /uids and gids must be in range 0-2147483647/,
+  },
+  {
     name: "no such directory to work in",
     args: ["true"],
     changes: { cwd: "/etc/passwd/x" },
