@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ProcessDetailsSchema } from "../../../src/gen/caisson/task/v1/process_details_pb.ts";
 import { TaskExitSchema, TaskOOMSchema } from "../../../src/gen/containerd/events/task_pb.ts";
+import { Status as TaskStatus } from "../../../src/gen/containerd/v1/types/task_pb.ts";
 import { type Metrics, MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v2/metrics_pb.ts";
 import { runOk } from "../../harness/run.ts";
 import { createWorld, type World } from "../../harness/world.ts";
@@ -136,6 +137,17 @@ test("Pause stops every process of a container and Resume lets them go on", asyn
   await pod.task.resume({ id });
   await sleep(300);
   assert.notEqual(await used(), before);
+  // The pause container stands for the whole pod.
+  const states = () =>
+    Promise.all(["pod", id, other].map(async (one) => (await pod.task.state({ id: one })).status));
+  await pod.task.pause({ id: "pod" });
+  assert.deepEqual(await states(), [TaskStatus.PAUSED, TaskStatus.PAUSED, TaskStatus.PAUSED]);
+  const frozen = await used();
+  await sleep(400);
+  assert.equal(await used(), frozen);
+  await pod.task.resume({ id: "pod" });
+  assert.deepEqual(await states(), [TaskStatus.RUNNING, TaskStatus.RUNNING, TaskStatus.RUNNING]);
+  assert.equal((await shell(other, "echo alive")).stdout, "alive\n");
   await remove(id);
   await remove(other);
 });

@@ -23,7 +23,7 @@ let pod: MatrixPod;
 let bootMiB: number;
 before(async () => {
   world = await createWorld();
-  pod = await MatrixPod.start(world, "pod");
+  pod = await MatrixPod.start(world, "pod", { config: { "runtime.stats_format": "v2" } });
 });
 after(async () => {
   await pod?.[Symbol.asyncDispose]();
