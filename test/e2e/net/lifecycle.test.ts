@@ -1,8 +1,9 @@
 /** Networks that are there from the start, come after it, are refused, or outlive their shim. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { netDoctor, netShow } from "../../../src/operator/net-command.ts";
+import { built } from "../../harness/paths.ts";
 import { describeResult } from "../../harness/run.ts";
 import { addressOf, bridgeNetwork } from "./cni.ts";
 import { withNetHost } from "./net-host.ts";
@@ -52,24 +53,42 @@ netTest(
       const state = "ip -o link; ip -o addr; ip route; tc qdisc show; tc filter show dev eth0 ingress";
       const look = async () => (await pod.inside("sh", "-c", state)).replace(/ qlen 1000| +(?=\\)/g, "");
       const before = await look();
+      net.test.configure({ "hypervisor.qemu.default_vcpus": 2 });
       const guest = await net.runIn(pod);
       assert.equal(await net.ask(addressOf(result), "up"), "UP");
       const find = (name: RegExp) =>
         world.processes().find(({ commandLine }) => name.test(commandLine))?.pid ?? 0;
       const qemu = find(/^\S*qemu-system/);
-      const target = { id: guest.id, processes: [{ name: "qemu", pid: qemu }] };
+      const command = readFileSync(`/proc/${qemu}/cmdline`, "utf8").replaceAll("\0", " ");
+      const mac = (await pod.inside("cat", "/sys/class/net/eth0/address")).trim();
+      assert.match(command, /-netdev tap,id=net0,fds=\d+:\d+[, ]/, "a queue for each vCPU");
+      assert.match(command, new RegExp(`netdev=net0,mac=${mac},host_mtu=1500,mq=on,vectors=6,`));
+      assert.match(await guest.sh("ls /sys/class/net/eth0/queues"), /rx-1\n[\s\S]*tx-1\n/);
+      assert.equal(
+        readlinkSync(`/proc/${qemu}/ns/net`),
+        (await pod.inside("readlink", "/proc/self/ns/net")).trim(),
+      );
+      const shimNet = (verb: string, ...flags: string[]) =>
+        net.tryNode(join(built.bin, "shim"), "net", verb, guest.id, ...flags);
+      const shown = async (...flags: string[]) => {
+        const said = await shimNet("show", ...flags);
+        assert.equal(said.code, 0, describeResult(said));
+        return said.stdout;
+      };
       assert.match(
-        await netShow(target, "text"),
+        await shown(),
         /eth0 .*\n {2}tcfilter: tap0_caisson .*held by the VM\n {2}.*[1-9]\d* packets/,
       );
-      assert.match(await netShow(target, "tc"), /redirect to eth0/);
-      assert.match(await netShow(target, "explain"), /guest -> tap0_caisson/);
-      assert.equal(JSON.parse(await netShow(target, "json")).nics[0].tap.name, "tap0_caisson");
-      assert.equal((await netDoctor(target, false)).status, 0);
-      await pod.inside("ip", "link", "set", "tap0_caisson", "mtu", "1000");
-      const sick = await netDoctor(target, true);
-      assert.equal(sick.status, 1);
-      assert.equal(JSON.parse(sick.text)[0].code, "mtu-mismatch");
+      assert.match(await shown("--tc"), /redirect to eth0/);
+      assert.match(await shown("--explain"), /guest -> tap0_caisson/);
+      assert.equal(JSON.parse(await shown("--json")).nics[0].tap.name, "tap0_caisson");
+      const healthy = await shimNet("doctor");
+      assert.equal(healthy.code, 0, describeResult(healthy));
+      // Unlike an MTU, which the shim mends at once.
+      await pod.inside("tc", "filter", "del", "dev", "tap0_caisson", "parent", "ffff:");
+      const sick = await shimNet("doctor", "--json");
+      assert.equal(sick.code, 1, describeResult(sick));
+      assert.equal(JSON.parse(sick.stdout)[0].code, "redirect-lost");
       // QEMU's own descriptors of the tap are the only ones left.
       const shim = find(/^caisson-shim|shim-server/);
       assert.doesNotMatch(readFileSync(`/proc/${shim}/cmdline`, "utf8"), /qemu/);
