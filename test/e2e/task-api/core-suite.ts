@@ -54,8 +54,9 @@ const memoryNames = {
 const hasFigure = (text: string, name: string, id: string) =>
   new RegExp(`^${name}\\{[^}]*container_id="${id}"[^}]*\\} [1-9]`, "m").test(text);
 
-export function coreSuite(version: ContainerdVersion): void {
-  const { ledgeredTest } = withTestHost(version, { metricsAddress: EXPORTER });
+export function coreSuite(version: ContainerdVersion): ReturnType<typeof withTestHost> {
+  const suite = withTestHost(version, { metricsAddress: EXPORTER });
+  const { ledgeredTest } = suite;
 
   ledgeredTest("run gives both streams, the exit code, and its events in order", async (host) => {
     const { topics, text } = await topicsOf(host, 4, async () => {
@@ -134,6 +135,7 @@ export function coreSuite(version: ContainerdVersion): void {
     assert.deepEqual([hasFigure(text, figure, first), hasFigure(text, figure, second)], [true, false], text);
     await Promise.all([first, second].map((id) => host.remove(id)));
   });
+  return suite;
 }
 
 /** Of the metrics message that clients on this host expect: v2 where version 2 alone is mounted (mountinfo, proc(5)). */
