@@ -2,7 +2,7 @@
  * A test file of test/e2e as a program for a host of the lab, where neither tsx nor node_modules are: one bundle, in a
  * tree that looks like a checkout whose build is the installed package.
  */
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
+import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { build, type Plugin } from "esbuild";
 import { repositoryRoot } from "./places.ts";
@@ -22,6 +22,9 @@ const LINKS: Readonly<Record<string, string>> = {
 
 /** Files that the tests and their harness read. */
 const FILES = ["scripts/test-reporter.mjs", ".cache/tools/usr/bin/vhost-device-vsock"];
+
+/** Directories of which they read files. */
+const DIRECTORIES = ["configs"];
 
 /** Each source of ours knows itself under the path that it has in the host's tree. */
 const ownPaths: Plugin = {
@@ -49,6 +52,7 @@ export async function writeSuite(files: readonly string[], target: string): Prom
     mkdirSync(join(target, dirname(path)), { recursive: true });
     symlinkSync(link, join(target, path));
   }
+  for (const path of DIRECTORIES) cpSync(join(repositoryRoot, path), join(target, path), { recursive: true });
   const sources = readdirSync(join(repositoryRoot, "test/harness")).filter((name) => name.endsWith(".c"));
   for (const path of [...FILES, ...sources.map((name) => `test/harness/${name}`)]) {
     mkdirSync(join(target, dirname(path)), { recursive: true });
