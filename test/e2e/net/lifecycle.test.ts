@@ -5,32 +5,77 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { built } from "../../harness/paths.ts";
 import { describeResult } from "../../harness/run.ts";
-import { addressOf, bridgeNetwork } from "./cni.ts";
-import { withNetHost } from "./net-host.ts";
+import { addressOf, bridgeNetwork, type Plugin } from "./cni.ts";
+import { type NetHost, withNetHost } from "./net-host.ts";
 
 const { netTest } = withNetHost();
 
+/** Milliseconds for a container to serve. */
+const READY_LIMIT_MS = 60_000;
+
+/** Runs `body` where ctr finds Debian's plugins and, as the network of --cni, what `body` says. */
+async function withCtrNetwork(
+  net: NetHost,
+  body: (use: (plugins: Plugin[]) => Promise<void>) => Promise<void>,
+) {
+  // The places where ctr looks, in this world only.
+  const places = `mount -t tmpfs tmpfs /opt && mkdir -p /opt/cni && ln -s /usr/lib/cni /opt/cni/bin &&
+    mkdir -p /etc/cni/net.d && mount -t tmpfs tmpfs /etc/cni/net.d`;
+  await net.node("sh", "-c", places);
+  try {
+    await body(async (plugins) => {
+      const list = JSON.stringify({ cniVersion: "0.4.0", name: "ctr", plugins });
+      await net.node("sh", "-c", `cat > /etc/cni/net.d/10-ctr.conflist <<'END'\n${list}\nEND`);
+    });
+  } finally {
+    await net.node("umount", "/opt", "/etc/cni/net.d");
+    await net.tryNode("ip", "link", "del", "br90");
+  }
+}
+
 netTest(
-  "ctr run --cni: the interface that comes between create and start is there at the start",
-  async (net) => {
-    const { world } = net.test;
-    const plugins = bridgeNetwork(world, 90);
-    const list = JSON.stringify({ cniVersion: "0.4.0", name: "ctr", plugins });
-    // The places where ctr looks, in this world only.
-    const script = `mount -t tmpfs tmpfs /opt && mkdir -p /opt/cni && ln -s /usr/lib/cni /opt/cni/bin &&
-    mkdir -p /etc/cni/net.d && mount -t tmpfs tmpfs /etc/cni/net.d && cat > /etc/cni/net.d/10-ctr.conflist <<'END'\n${list}\nEND`;
-    await net.node("sh", "-c", script);
-    try {
-      const command = "ip -o addr show dev eth0; ip route; ping -c1 -W5 10.90.0.1; ping -c1 -W5 fd00:90::1";
-      const result = await net.test.run(["sh", "-c", command], { flags: ["--cni", "--privileged"] });
-      assert.equal(result.code, 0, describeResult(result));
-      assert.match(result.stdout, /eth0 .*inet 10\.90\.0\.2\/24/);
-      assert.match(result.stdout, /default via 10\.90\.0\.1/);
-    } finally {
-      await net.node("umount", "/opt", "/etc/cni/net.d");
-      await net.tryNode("ip", "link", "del", "br90");
-    }
-  },
+  "ctr run --cni: the interface that comes between create and start is there; TCP, UDP and DNS both ways and between guests, v4 and v6, and a published port",
+  (net) =>
+    withCtrNetwork(net, async (use) => {
+      const bridge = bridgeNetwork(net.test.world, 90);
+      const portMappings = [{ hostPort: 8090, containerPort: 80, protocol: "tcp" }];
+      await use([...bridge, { type: "portmap", snat: true, runtimeConfig: { portMappings } }]);
+      const id = net.test.newId();
+      const flags = ["--cni", "--privileged"];
+      const serve =
+        "httpd -h /etc; net-tool serve 9000 & touch /tmp/ready; until [ -e /tmp/end ]; do sleep 0.1; done";
+      const serving = net.test.run(["sh", "-c", serve], { id, flags });
+      const server = net.guest(id);
+      const deadline = performance.now() + READY_LIMIT_MS;
+      while ((await net.test.exec(id, ["ls", "/tmp/ready"])).code !== 0) {
+        if (performance.now() > deadline) assert.fail(describeResult(await serving));
+        await sleep(100);
+      }
+      await use(bridge);
+      const passwd = await server.sh("cat /etc/passwd");
+      assert.equal(await net.get("10.90.0.2", 80, "/passwd"), passwd);
+      assert.equal(await net.get("fd00:90::2", 80, "/passwd"), passwd);
+      assert.deepEqual(
+        [await net.ask("10.90.0.2", "four"), await net.ask("fd00:90::2", "six")],
+        ["FOUR", "SIX"],
+      );
+      assert.equal(await net.get("10.90.0.1", 8090, "/passwd"), passwd, "the published port");
+      const command =
+        "ip -o addr show dev eth0; ip route; ping -c1 -W5 10.90.0.1 && ping -c1 -W5 fd00:90::1 && " +
+        "echo from guest | nc -w 5 10.90.0.1 7000 && echo six | nc -w 5 fd00:90::1 7000; " +
+        "nslookup name.test 10.90.0.1; nslookup name.test fd00:90::1; echo =; " +
+        "net-tool get 10.90.0.2 80 /passwd; net-tool get fd00:90::2 80 /passwd; " +
+        "net-tool ask 10.90.0.2 9000 udp; net-tool ask fd00:90::2 9000 six";
+      const result = await net.test.run(["sh", "-c", command], { flags });
+      const [own = "", other] = result.stdout.split("=\n");
+      assert.match(own, /eth0 .*inet 10\.90\.0\.3\/24/, describeResult(result));
+      assert.match(own, /default via 10\.90\.0\.1/);
+      assert.match(own, /FROM GUEST\nSIX\n/);
+      assert.equal(own.match(/192\.0\.2\.7/g)?.length, 2, own);
+      assert.equal(other, `${passwd}${passwd}UDPSIX`);
+      await server.sh("touch /tmp/end");
+      assert.equal((await serving).code, 0, describeResult(await serving));
+    }),
 );
 
 netTest("an empty namespace gives no NIC, and the host's is refused", async (net) => {
