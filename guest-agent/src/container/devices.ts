@@ -4,6 +4,7 @@
  */
 import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
+import { exists } from "../files.ts";
 import {
   AT_FDCWD,
   AT_REMOVEDIR,
@@ -46,6 +47,9 @@ const SYMLINKS: readonly (readonly [target: string, name: string])[] = [
   ["pts/ptmx", "ptmx"],
 ];
 
+/** The kernel's memory, where it is configured with CONFIG_PROC_KCORE. */
+const KCORE = "/proc/kcore";
+
 const TYPES: Readonly<Record<string, number>> = { c: S_IFCHR, u: S_IFCHR, b: S_IFBLK, p: S_IFIFO };
 
 /** False when the spec brings a whole /dev along: then nothing is added to it. */
@@ -64,6 +68,7 @@ export function populateDev(root: number, devices: readonly DeviceSpec[]): void 
   for (const device of devices) makeDevice(root, device);
   const dev = ensureDirectory(root, "/dev");
   for (const [target, name] of SYMLINKS) makeLink(dev, target, name);
+  if (exists(KCORE)) makeLink(dev, KCORE, "core");
   sys.close(dev);
 }
 
