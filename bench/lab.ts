@@ -2,8 +2,7 @@
  * `npm run bench:lab -- SUITE...`: suites in the lab's host, where guests run under KVM, on our package as it is installed
  * there. The results come back to .cache/bench/lab. Times in an emulated host say nothing about a real one; memory does.
  */
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { programOf, SUITE_ROOT, writeSuite } from "../scripts/lab/suite.ts";
@@ -26,16 +25,12 @@ const SUITE_LIMIT_MS = 3_600_000;
 const TIMEOUT_SCALE = 10;
 
 async function putBench(host: LabHost): Promise<void> {
-  const tree = mkdtempSync(join(tmpdir(), "caisson-bench-"));
-  try {
-    await writeSuite([PROGRAM], tree);
-    mkdirSync(join(tree, "bench"), { recursive: true });
-    for (const name of readdirSync(join(repositoryRoot, "bench")).filter((file) => file.endsWith(".c")))
-      copyFileSync(join(repositoryRoot, "bench", name), join(tree, "bench", name));
-    await host.putTree(tree, SUITE_ROOT);
-  } finally {
-    rmSync(tree, { recursive: true, force: true });
-  }
+  const tree = join(host.scratch, "bench");
+  await writeSuite([PROGRAM], tree);
+  mkdirSync(join(tree, "bench"), { recursive: true });
+  for (const name of readdirSync(join(repositoryRoot, "bench")).filter((file) => file.endsWith(".c")))
+    copyFileSync(join(repositoryRoot, "bench", name), join(tree, "bench", name));
+  await host.putTree(tree, SUITE_ROOT);
 }
 
 /** Runs `suite` in `host` and brings its result here, with what the host cannot know. */

@@ -1,6 +1,5 @@
 /** A host of the lab for a test file: resumed from its saved state, ended with the file. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { LabMachine } from "../../scripts/lab/machine.ts";
 import { runDir } from "../../scripts/lab/places.ts";
@@ -27,18 +26,20 @@ const COMMAND_LIMIT_MS = 600_000;
 
 export class LabHost implements AsyncDisposable {
   readonly #machine: LabMachine;
-  readonly #scratch: string;
+  /** Directory for files of the test. It goes with the host, also when the test's process is killed. */
+  readonly scratch: string;
 
   private constructor(machine: LabMachine, scratch: string) {
     this.#machine = machine;
-    this.#scratch = scratch;
+    this.scratch = scratch;
   }
 
   /** The caller disposes of it. Preconditions: `npm run lab -- snapshot` (which `npm run lab -- test` does first). */
   static async start(): Promise<LabHost> {
-    const scratch = mkdtempSync(join(tmpdir(), "caisson-lab-"));
     const dir = runDir(labVariant, String(process.pid));
     const machine = await LabMachine.start({ variant: labVariant, dir, detached: false });
+    const scratch = join(dir, "scratch");
+    mkdirSync(scratch);
     return new LabHost(machine, scratch);
   }
 
@@ -60,7 +61,7 @@ export class LabHost implements AsyncDisposable {
 
   /** Puts the content of a directory, links as they are, into one of the host, which is made. */
   async putTree(directory: string, destination: string): Promise<void> {
-    const archive = join(this.#scratch, "tree.tar");
+    const archive = join(this.scratch, "tree.tar");
     await runOk(["tar", "-C", directory, "-cf", archive, "."]);
     await this.put([archive], "/root/");
     await this.shOk(`mkdir -p ${destination}; tar -C ${destination} -xf /root/tree.tar; rm /root/tree.tar`);
@@ -83,7 +84,7 @@ export class LabHost implements AsyncDisposable {
 
   async #build(version: string): Promise<void> {
     const script = join(repositoryRoot, "scripts/package.ts");
-    const options = ["--output", this.#scratch, "--package-version", version];
+    const options = ["--output", this.scratch, "--package-version", version];
     if (withNode) options.push("--with-node");
     await runOk([process.execPath, "--import", "tsx", script, ...options], {
       cwd: repositoryRoot,
@@ -92,7 +93,7 @@ export class LabHost implements AsyncDisposable {
   }
 
   async #putBuilt(name: string): Promise<string> {
-    await this.put([join(this.#scratch, name)], "/root/");
+    await this.put([join(this.scratch, name)], "/root/");
     return `/root/${name}`;
   }
 
@@ -102,7 +103,7 @@ export class LabHost implements AsyncDisposable {
   }
 
   async importImage(): Promise<void> {
-    const archive = join(this.#scratch, "busybox.tar");
+    const archive = join(this.scratch, "busybox.tar");
     const applets = (await runOk([built.busybox, "--list"])).stdout.trim().split("\n");
     writeImage(archive, { name: LAB_IMAGE, entries: busyboxEntries(built.busybox, applets) });
     await this.put([archive], "/root/");
@@ -111,6 +112,5 @@ export class LabHost implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#machine.stop();
-    rmSync(this.#scratch, { recursive: true, force: true });
   }
 }

@@ -3,7 +3,15 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -133,10 +141,13 @@ test("a host that dies is told, and up starts another in its place", async () =>
 });
 
 test("a test's host ends with the test's process when that is killed", async () => {
+  const temporary = join(scratch, "tmp");
+  mkdirSync(temporary);
   const script = `import { LabHost } from "./test/harness/lab.ts";
 await LabHost.start(); console.log("started"); setInterval(() => {}, 1000);`;
   const child = spawn(node[0] ?? "", [...node.slice(1), "--input-type=module", "-e", script], {
     cwd: repositoryRoot,
+    env: { ...process.env, TMPDIR: temporary },
     stdio: ["ignore", "pipe", "inherit"],
   });
   await once(child.stdout, "data", { signal: AbortSignal.timeout(LIMIT_MS) });
@@ -148,6 +159,8 @@ await LabHost.start(); console.log("started"); setInterval(() => {}, 1000);`;
   await labOk(["restore"]);
   assert.ok(!existsSync(machine.sockets));
   assert.ok(!existsSync(runDir(labVariant, String(child.pid))));
+  const left = readdirSync(temporary).filter((name) => !name.startsWith("tsx-"));
+  assert.deepEqual(left, []);
 });
 
 test("what is wrong with a command line is said, and nothing is started", async () => {

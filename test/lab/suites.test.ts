@@ -4,8 +4,6 @@
  * show most; CAISSON_LAB_SUITES=all runs every test of the files.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { programOf, SUITE_ROOT, writeSuite } from "../../scripts/lab/suite.ts";
@@ -30,13 +28,9 @@ let started: LabHost | undefined;
 before(async () => {
   started = await LabHost.start();
   await started.install(await started.putPackage());
-  const tree = mkdtempSync(join(tmpdir(), "caisson-suite-"));
-  try {
-    await writeSuite(files, tree);
-    await started.putTree(tree, SUITE_ROOT);
-  } finally {
-    rmSync(tree, { recursive: true, force: true });
-  }
+  const tree = join(started.scratch, "suite");
+  await writeSuite(files, tree);
+  await started.putTree(tree, SUITE_ROOT);
 });
 after(async () => {
   await started?.[Symbol.asyncDispose]();
