@@ -52,10 +52,7 @@ export async function removeSandbox(dir: string, deps: RecoverDeps): Promise<str
   return failures;
 }
 
-/**
- * Unmounts what the kernel says is mounted in the sandbox's directory, recorded or not. The paths of the records would
- * not do: the guest could have put a link on the way.
- */
+/** Unmounts what the kernel says is mounted in the sandbox's directory, recorded or not. */
 async function unmountBelow(dir: string, deps: RecoverDeps): Promise<void> {
   for (const point of mountsBelow(dir).reverse()) await deps.unmount(point);
 }

@@ -112,7 +112,7 @@ export class ContainerProcess {
   }
 
   /** Whether it has ended, told on or not. */
-  get #hasEnded(): boolean {
+  get hasEnded(): boolean {
     return this.#exit !== undefined || this.#ended !== undefined;
   }
 
@@ -153,7 +153,7 @@ export class ContainerProcess {
    * what it has not read by then is lost.
    */
   async ended(exit: ProcessExit, written: OutputBytes): Promise<void> {
-    if (this.#hasEnded) return;
+    if (this.hasEnded) return;
     this.#ended = exit;
     await this.#io?.handOver(written);
     this.settle(exit);
@@ -179,7 +179,7 @@ export class ContainerProcess {
 
   /** @throws ERR_PROCESS_FINISHED after its exit, ERR_STATE for an exec before its start. */
   async kill(signal: number, all: boolean): Promise<void> {
-    if (this.#hasEnded) {
+    if (this.hasEnded) {
       throw new SandboxError("ERR_PROCESS_FINISHED", `process already finished: ${this.#name()}`);
     }
     if (this.#state === "created" && this.execId !== "") {
@@ -190,7 +190,7 @@ export class ContainerProcess {
 
   async resize(columns: number, rows: number): Promise<void> {
     // As runc has it: whoever has no terminal has nothing to resize.
-    if (!this.stdio.terminal || this.#hasEnded) return;
+    if (!this.stdio.terminal || this.hasEnded) return;
     await this.#bound().resize(columns, rows);
   }
 

@@ -26,7 +26,7 @@ export async function setPaused(
       changed.push(container);
     } catch (error) {
       // One that has ended meanwhile has nothing left to pause.
-      if (container.init.exit !== undefined) continue;
+      if (container.init.hasEnded) continue;
       // Without an answer nobody knows what has become of it.
       if (codeOf(error) === "ERR_DEADLINE") changed.push(container);
       const stuck = await putBack(changed, paused, calls);

@@ -1,9 +1,9 @@
 /*
  * Mounts. Every call is a job on a thread of its own: a mount can hang for as long as a network server likes.
  *
- * The guest can write to the tree that the host mounts into, and could put a symbolic link where the host expects its
- * own directory. With `beneath` the target is therefore resolved by openat2(2) below that directory without following
- * any link, and the mount is made on the descriptor, not on the name.
+ * The guest has a read-only view of the tree that the host mounts into. Should it ever come to write there it could put a
+ * symbolic link where the host expects its own directory. With `beneath` the target is therefore resolved by openat2(2)
+ * below that directory without following any link, and the mount is made on the descriptor, not on the name.
  */
 #include "addon.h"
 

@@ -80,18 +80,26 @@ function emptied(fd: number, delivering: () => void, signal: AbortSignal): Promi
   });
 }
 
-/** splice(2) from a pipe is no read to inotify before Linux 6.8: for readers that use it the pipe is looked at as well. */
-const SPLICED_MS = 500;
+/**
+ * How often the pipe is looked at as well: splice(2) from a pipe is no read to inotify before Linux 6.8, and a host has
+ * 128 inotify instances for all programs of a user, if it is not told otherwise.
+ */
+const LOOK_MS = 500;
 
 /** Calls `read` when something may have been read from the pipe `fd`, by whatever name it was opened. */
 function watchReads(fd: number, read: () => void): () => void {
-  const unwatch = watchFile(`/proc/self/fd/${fd}`, FileEvent.Read, read);
+  let unwatch = () => {};
+  try {
+    unwatch = watchFile(`/proc/self/fd/${fd}`, FileEvent.Read, read);
+  } catch {
+    // none left: the looks tell, later
+  }
   let before = unreadBytes(fd);
   const timer = setInterval(() => {
     const now = unreadBytes(fd);
     if (now !== before) read();
     before = now;
-  }, SPLICED_MS);
+  }, LOOK_MS);
   timer.unref();
   return () => {
     clearInterval(timer);

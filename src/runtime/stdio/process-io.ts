@@ -45,7 +45,7 @@ export class ProcessIo {
   readonly #receiving = new Set<GuestStream>();
   #outputs: Promise<unknown> = Promise.resolve();
   #progress = 0;
-  /** What the sinks have taken, and who is told when it becomes more. */
+  /** What the sinks have taken, or never will, and who is told when it becomes more. */
   readonly #taken = { stdout: 0, stderr: 0 };
   #wake: () => void = () => undefined;
   /** Writes that a sink has not taken yet. */
@@ -240,9 +240,13 @@ export class ProcessIo {
     }
     this.#streams.delete(stream);
     this.#receiving.delete(stream);
-    await sink.finish(() => {
-      this.#progress++;
-    });
+    try {
+      await sink.finish(() => void this.#progress++);
+    } catch (error) {
+      sink.close();
+      if (!this.#closed)
+        this.#log.warn({ err: describeError(error) }, `the end of ${name} was not delivered`);
+    }
   }
 
   /** A sink that fails loses what it did not take; the process must neither block nor die of it. */
@@ -252,14 +256,14 @@ export class ProcessIo {
       failPoint("stdio.output");
       if (!this.#failed.has(sink)) await sink.write(chunk);
       this.#progress++;
-      this.#taken[name] += chunk.length;
-      this.#wake();
     } catch (error) {
       if (this.#closed) throw error;
       this.#failed.add(sink);
       this.#log.warn({ err: describeError(error) }, `${name} is dropped from here on`);
     } finally {
       this.#writing--;
+      this.#taken[name] += chunk.length;
+      this.#wake();
     }
   }
 }

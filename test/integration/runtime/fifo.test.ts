@@ -5,6 +5,7 @@ import os from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { openFifoSink, openFifoSource } from "../../../src/runtime/stdio/fifo.ts";
 
 function makeFifo(t: TestContext): string {
@@ -109,6 +110,15 @@ test("a FIFO sink tells when what was written has been read, and stops telling",
   const closed = sink.read?.(() => undefined, never);
   sink.close();
   await closed;
+});
+
+test("a FIFO sink ends when it was read also on a host that has no inotify instance left", (t) => {
+  const file = makeFifo(t);
+  const program = fileURLToPath(new URL("fifo-without-inotify.ts", import.meta.url));
+  const none = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"';
+  const node = [process.execPath, "--import", "tsx", program, file];
+  const said = execFileSync("unshare", ["-Ur", "sh", "-c", none, "sh", ...node], { encoding: "utf8" });
+  assert.equal(said, "whole true");
 });
 
 test("a finished FIFO sink that nobody reads ends with close()", async (t) => {

@@ -107,3 +107,25 @@ test("what was paused before, and what has ended, is left alone", async () => {
   await setPaused(all, true, calls);
   assert.deepEqual([[...frozen], states(all)], [["c"], [true, false, true]]);
 });
+
+test("one that ends at the pause, and whose exit waits for its output, is no failure", async () => {
+  const all = await pod();
+  const { calls, frozen } = guest({});
+  const ending = {
+    ...calls,
+    pauseContainer: async (request: { containerId: string }) => {
+      if (request.containerId !== "b") return calls.pauseContainer(request);
+      void all[1]?.init.ended({ status: 0, exitedAt: new Date() }, { stdout: 0, stderr: 0 });
+      assert.equal(all[1]?.init.exit, undefined);
+      throw refused;
+    },
+  };
+  await setPaused(all, true, ending);
+  assert.deepEqual(
+    [[...frozen], states(all)],
+    [
+      ["a", "c"],
+      [true, false, true],
+    ],
+  );
+});

@@ -193,3 +193,33 @@ test("handOver() does not wait for a stream that has ended or broken for good", 
   broken.reset("gone"); // and dialling again is refused
   await io.handOver({ stdout: 9, stderr: 0 });
 });
+
+test("handOver() does not wait for what a sink that fails will never take", async () => {
+  const { stream, feed } = fedStream();
+  const stdout = { ...sink(true), write: () => Promise.reject(new Error("the disk is full")) };
+  let dialled = 0;
+  const io = new ProcessIo({ stdin: undefined, stdout, stderr: undefined }, silentLog);
+  await io.attach(() => {
+    dialled++;
+    return Promise.resolve(stream);
+  });
+  const done = settled(io.handOver({ stdout: 4, stderr: 0 }));
+  feed("abc");
+  assert.equal(await Promise.race([done, soon()]), "pending");
+  feed("d");
+  assert.equal(await Promise.race([done, soon()]), "settled");
+  assert.equal(dialled, 1);
+  io.close();
+});
+
+test("a sink that cannot be finished is closed, and keeps no process from being deleted", async () => {
+  let closed = 0;
+  const stdout = {
+    ...sink(true),
+    finish: () => Promise.reject(new Error("no more descriptors")),
+    close: () => void closed++,
+  };
+  const io = await attached(stdout, [guestStream(["a"], true)]);
+  assert.equal(await io.drain(), "delivered");
+  assert.equal(closed, 1);
+});
