@@ -83,7 +83,7 @@ test("a stream that breaks is opened again behind what has come", async () => {
 });
 
 test("handOver() dials a stream again that stands still with output to come, and one that keeps its end", async (t) => {
-  process.env.CAISSON_TIMEOUT_SCALE = "0.02";
+  process.env.CAISSON_TIMEOUT_SCALE = "0.3"; // 300 ms to the second dialling, 600 ms for all
   t.after(() => delete process.env.CAISSON_TIMEOUT_SCALE);
   const stdout = sink(true);
   const streams = [guestStream(["a"], false), guestStream(["b"], false), guestStream(["c"], true)];
