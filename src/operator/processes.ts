@@ -14,6 +14,8 @@ export interface ProcessUsage {
 
 /** USER_HZ, fixed at 100 for user space on Linux (include/uapi/asm-generic/param.h). */
 const TICKS_PER_SECOND = 100;
+/** Of x86-64, the only architecture there is. */
+const PAGE_BYTES = 4096;
 
 /** A component by the name of its process: short, for tables and metrics. */
 export function componentName(process: string): string {
@@ -24,15 +26,15 @@ export function componentName(process: string): string {
 export function processUsage(pid: number): ProcessUsage | undefined {
   try {
     const stat = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
+    // `fields` begins with the third of proc_pid_stat(5).
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    const status = fs.readFileSync(`/proc/${pid}/status`, "latin1");
+    const field = (number: number) => Number(fields[number - 3]);
     const io = readQuietly(`/proc/${pid}/io`);
     return {
       pid,
-      // utime and stime are fields 14 and 15 of proc_pid_stat(5); `fields` begins with the third.
-      cpuSeconds: (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND,
-      rssBytes: keyNumber(status, "VmRSS") * 1024,
-      threads: keyNumber(status, "Threads"),
+      cpuSeconds: (field(14) + field(15)) / TICKS_PER_SECOND,
+      rssBytes: field(24) * PAGE_BYTES,
+      threads: field(20),
       readBytes: keyNumber(io, "rchar"),
       writtenBytes: keyNumber(io, "wchar"),
     };

@@ -1,8 +1,7 @@
-/** The metrics: one table of names, types and where their samples come from. */
-import type { Registry } from "prom-client";
+/** The metrics: tables of names, types and where their samples come from. */
 import { fact, numberFact } from "../sandbox-record.ts";
 import { containerUsage } from "../usage.ts";
-import type { Collector, SandboxSnapshot, Snapshot } from "./collector.ts";
+import type { SandboxSnapshot, Snapshot } from "./collector.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -13,55 +12,42 @@ export interface Sample {
   readonly metricName?: string;
 }
 
-interface MetricDefinition {
+export interface MetricDefinition<Of> {
   readonly name: string;
   readonly type: "gauge" | "counter" | "histogram";
   readonly help: string;
-  readonly samples: (snapshot: Snapshot) => readonly Sample[];
+  readonly samples: (of: Of) => readonly Sample[];
 }
 
 /** Cgroup v2 says "max" for no limit, which comes as 2^64-1. */
 const NO_LIMIT = 2 ** 60;
 
-const labelsOf = ({ record }: SandboxSnapshot): Labels => ({
+/** Which sandbox a sample is of. */
+export const labelsOf = ({ record }: SandboxSnapshot): Labels => ({
   sandbox: record.id,
   namespace: record.namespace,
   pod: fact(record, "pod") ?? "",
   pod_namespace: fact(record, "podNamespace") ?? "",
 });
 
-/** One sample per sandbox that has a value. */
-const perSandbox =
-  (value: (sandbox: SandboxSnapshot) => number | undefined) =>
-  ({ sandboxes }: Snapshot): Sample[] =>
-    sandboxes.flatMap((sandbox) => {
-      const number = value(sandbox);
-      return number === undefined ? [] : [{ labels: labelsOf(sandbox), value: number }];
-    });
+const sampleOf = (value: number | undefined, labels: Labels = {}): Sample[] =>
+  value === undefined ? [] : [{ labels, value }];
 
-/** Samples with further labels per sandbox. */
-const each =
-  (samples: (sandbox: SandboxSnapshot) => readonly Sample[]) =>
-  ({ sandboxes }: Snapshot): Sample[] =>
-    sandboxes.flatMap((sandbox) => {
-      const labels = labelsOf(sandbox);
-      return samples(sandbox).map((sample) => ({ ...sample, labels: { ...labels, ...sample.labels } }));
-    });
+/** One sample, when there is a value. */
+const one = (value: (sandbox: SandboxSnapshot) => number | undefined) => (sandbox: SandboxSnapshot) =>
+  sampleOf(value(sandbox));
 
-const perProcess = (value: (usage: { cpuSeconds: number; rssBytes: number; threads: number }) => number) =>
-  each(({ processes }) =>
-    [...processes].map(([component, usage]) => ({ labels: { component }, value: value(usage) })),
-  );
+const perProcess =
+  (value: (usage: { cpuSeconds: number; rssBytes: number; threads: number }) => number) =>
+  ({ processes }: SandboxSnapshot) =>
+    [...processes].map(([component, usage]) => ({ labels: { component }, value: value(usage) }));
 
 type Container = NonNullable<SandboxSnapshot["stats"]>["containers"][number];
 
-const perContainer = (value: (container: Container) => number | undefined) =>
-  each(({ stats }) =>
-    (stats?.containers ?? []).flatMap((container) => {
-      const number = value(container);
-      return number === undefined ? [] : [{ labels: { container: container.id }, value: number }];
-    }),
-  );
+const perContainer =
+  (value: (container: Container) => number | undefined) =>
+  ({ stats }: SandboxSnapshot) =>
+    (stats?.containers ?? []).flatMap((container) => sampleOf(value(container), { container: container.id }));
 
 const usageOf = ({ id, stats }: Container) =>
   stats === undefined ? undefined : containerUsage(id, stats, undefined, 0);
@@ -69,32 +55,19 @@ const usageOf = ({ id, stats }: Container) =>
 type Interface = NonNullable<Container["stats"]>["interfaces"][number];
 
 /** The guest's interfaces are the pod's: each container reports the same ones. */
-const perInterface = (value: (one: Interface) => bigint) =>
-  each(({ stats }) =>
+const perInterface =
+  (value: (one: Interface) => bigint) =>
+  ({ stats }: SandboxSnapshot) =>
     (stats?.containers[0]?.stats?.interfaces ?? [])
       .filter(({ name }) => name !== "lo")
-      .map((one) => ({ labels: { interface: one.name }, value: Number(value(one)) })),
-  );
+      .map((one) => ({ labels: { interface: one.name }, value: Number(value(one)) }));
 
-const sandboxMetrics: readonly MetricDefinition[] = [
-  {
-    name: "caisson_sandboxes",
-    type: "gauge",
-    help: "Sandboxes of this host by state",
-    samples: ({ sandboxes }) => {
-      const counts = new Map<string, number>();
-      for (const sandbox of sandboxes) {
-        const state = stateOf(sandbox);
-        counts.set(state, (counts.get(state) ?? 0) + 1);
-      }
-      return [...counts].map(([state, value]) => ({ labels: { state }, value }));
-    },
-  },
+const sandboxMetrics: readonly MetricDefinition<SandboxSnapshot>[] = [
   {
     name: "caisson_sandbox_info",
     type: "gauge",
     help: "What a sandbox is made of; always 1",
-    samples: each(({ record, status }) => [
+    samples: ({ record, status }) => [
       {
         labels: {
           kernel: status?.guest?.kernelRelease ?? "",
@@ -106,25 +79,25 @@ const sandboxMetrics: readonly MetricDefinition[] = [
         },
         value: 1,
       },
-    ]),
+    ],
   },
   {
     name: "caisson_sandbox_up",
     type: "gauge",
-    help: "1 when the shim answered this scrape; otherwise its other figures are those of an earlier one",
-    samples: perSandbox(({ up }) => Number(up)),
+    help: "1 when the shim answered when it was last asked; caisson_sandbox_age_seconds says when it last did",
+    samples: one(({ seen, up }) => (seen ? Number(up) : undefined)),
   },
   {
     name: "caisson_guest_up",
     type: "gauge",
-    help: "1 when the guest has answered since the last scrape; otherwise its figures are older",
-    samples: perSandbox(({ guestUp }) => Number(guestUp)),
+    help: "1 when the guest answered when it was last asked; caisson_guest_age_seconds says when it last did",
+    samples: one(({ seen, guestUp }) => (seen ? Number(guestUp) : undefined)),
   },
   {
     name: "caisson_sandbox_start_time_seconds",
     type: "gauge",
     help: "When the sandbox was made, in seconds since the epoch",
-    samples: perSandbox(({ record }) => {
+    samples: one(({ record }) => {
       const ms = numberFact(record, "startedAtMs");
       return ms === undefined ? undefined : ms / 1000;
     }),
@@ -133,57 +106,55 @@ const sandboxMetrics: readonly MetricDefinition[] = [
     name: "caisson_sandbox_boot_step_seconds",
     type: "gauge",
     help: "Time from the begin of the boot to the end of a step",
-    samples: each(({ stats }) =>
+    samples: ({ stats }) =>
       (stats?.bootSteps ?? []).map(({ name, milliseconds }) => ({
         labels: { step: name },
         value: milliseconds / 1000,
       })),
-    ),
   },
   {
     name: "caisson_sandbox_console_sessions",
     type: "gauge",
-    help: "Sessions of the debug console that were open when the shim was last asked for its state",
-    samples: perSandbox(({ status }) => status?.consoleSessions),
+    help: "Sessions of the debug console that are open",
+    samples: one(({ status }) => status?.consoleSessions),
   },
 ];
 
-const shimMetrics: readonly MetricDefinition[] = [
+const shimMetrics: readonly MetricDefinition<SandboxSnapshot>[] = [
   {
     name: "caisson_shim_rpc_duration_seconds",
     type: "histogram",
     help: "Duration of the calls of containerd or CRI-O to the shim",
-    samples: each(({ stats }) => (stats === undefined ? [] : histogram(stats))),
+    samples: ({ stats }) => (stats === undefined ? [] : histogram(stats)),
   },
   {
     name: "caisson_shim_rpc_failed_total",
     type: "counter",
     help: "Calls of containerd or CRI-O that the shim answered with an error",
-    samples: each(({ stats }) =>
+    samples: ({ stats }) =>
       (stats?.calls ?? []).map(({ method, failed }) => ({ labels: { method }, value: Number(failed) })),
-    ),
   },
   {
     name: "caisson_shim_spans_exported_total",
     type: "counter",
     help: "Spans of the shim and its agent that the collector took; 0 without tracing",
-    samples: perSandbox(({ stats }) => number(stats?.spansExported)),
+    samples: one(({ stats }) => number(stats?.spansExported)),
   },
   {
     name: "caisson_shim_spans_dropped_total",
     type: "counter",
     help: "Spans of the shim and its agent that were lost",
-    samples: perSandbox(({ stats }) => number(stats?.spansDropped)),
+    samples: one(({ stats }) => number(stats?.spansDropped)),
   },
   {
     name: "caisson_shim_heap_bytes",
     type: "gauge",
     help: "Heap of the shim's Node",
-    samples: perSandbox(({ stats }) => (stats === undefined ? undefined : Number(stats.heapUsedBytes))),
+    samples: one(({ stats }) => (stats === undefined ? undefined : Number(stats.heapUsedBytes))),
   },
 ];
 
-const processMetrics: readonly MetricDefinition[] = [
+const processMetrics: readonly MetricDefinition<SandboxSnapshot>[] = [
   {
     name: "caisson_process_cpu_seconds_total",
     type: "counter",
@@ -199,10 +170,8 @@ const processMetrics: readonly MetricDefinition[] = [
   {
     name: "caisson_process_proportional_memory_bytes",
     type: "gauge",
-    help: "Proportional memory (PSS) of a process of the sandbox, measured every 15 seconds",
-    samples: each(({ memory }) =>
-      [...memory].map(([component, value]) => ({ labels: { component }, value })),
-    ),
+    help: "Proportional memory (PSS) of a process of the sandbox, measured every 30 seconds",
+    samples: ({ memory }) => [...memory].map(([component, value]) => ({ labels: { component }, value })),
   },
   {
     name: "caisson_process_threads",
@@ -214,78 +183,76 @@ const processMetrics: readonly MetricDefinition[] = [
     name: "caisson_virtiofs_read_bytes_total",
     type: "counter",
     help: "Bytes that virtiofsd read for the guest, and of its requests",
-    samples: perSandbox(({ processes }) => processes.get("virtiofsd")?.readBytes),
+    samples: one(({ processes }) => processes.get("virtiofsd")?.readBytes),
   },
   {
     name: "caisson_virtiofs_written_bytes_total",
     type: "counter",
     help: "Bytes that virtiofsd wrote for the guest, and of its answers",
-    samples: perSandbox(({ processes }) => processes.get("virtiofsd")?.writtenBytes),
+    samples: one(({ processes }) => processes.get("virtiofsd")?.writtenBytes),
   },
   {
     name: "caisson_vsock_connections_total",
     type: "counter",
     help: "Connections between the shim and the guest",
-    samples: perSandbox(({ stats }) => number(stats?.vsock?.connections)),
+    samples: one(({ stats }) => number(stats?.vsock?.connections)),
   },
   {
     name: "caisson_vsock_open_connections",
     type: "gauge",
     help: "Connections between the shim and the guest that are open",
-    samples: perSandbox(({ stats }) => number(stats?.vsock?.open)),
+    samples: one(({ stats }) => number(stats?.vsock?.open)),
   },
   {
     name: "caisson_vsock_sent_bytes_total",
     type: "counter",
     help: "Bytes that the shim sent to the guest",
-    samples: perSandbox(({ stats }) => number(stats?.vsock?.sentBytes)),
+    samples: one(({ stats }) => number(stats?.vsock?.sentBytes)),
   },
   {
     name: "caisson_vsock_received_bytes_total",
     type: "counter",
     help: "Bytes that the shim received from the guest",
-    samples: perSandbox(({ stats }) => number(stats?.vsock?.receivedBytes)),
+    samples: one(({ stats }) => number(stats?.vsock?.receivedBytes)),
   },
 ];
 
-const guestMetrics: readonly MetricDefinition[] = [
+const guestMetrics: readonly MetricDefinition<SandboxSnapshot>[] = [
   {
     name: "caisson_guest_memory_total_bytes",
     type: "gauge",
     help: "Memory that the guest's kernel manages",
-    samples: perSandbox(({ stats }) => number(stats?.guest?.memoryTotalBytes)),
+    samples: one(({ stats }) => number(stats?.guest?.memoryTotalBytes)),
   },
   {
     name: "caisson_guest_memory_available_bytes",
     type: "gauge",
     help: "Memory that the guest's kernel could still give",
-    samples: perSandbox(({ stats }) => number(stats?.guest?.memoryAvailableBytes)),
+    samples: one(({ stats }) => number(stats?.guest?.memoryAvailableBytes)),
   },
   {
     name: "caisson_guest_cpu_seconds_total",
     type: "counter",
     help: "Time that the guest's processors were busy, by the guest's own count",
-    samples: perSandbox(({ stats }) =>
-      stats?.guest === undefined ? undefined : Number(stats.guest.cpuUsec) / 1e6,
-    ),
+    samples: one(({ stats }) => (stats?.guest === undefined ? undefined : Number(stats.guest.cpuUsec) / 1e6)),
   },
   {
     name: "caisson_guest_threads",
     type: "gauge",
     help: "Processes and threads in the guest, those of its kernel among them",
-    samples: perSandbox(({ stats }) => stats?.guest?.threadCount),
+    samples: one(({ stats }) => stats?.guest?.threadCount),
   },
   {
     name: "caisson_guest_cpus",
     type: "gauge",
     help: "Processors that are online in the guest",
-    samples: perSandbox(({ stats }) => stats?.guest?.onlineCpus),
+    samples: one(({ stats }) => stats?.guest?.onlineCpus),
   },
   {
     name: "caisson_agent_resident_memory_bytes",
     type: "gauge",
     help: "Resident memory of the agent in the guest",
-    samples: perSandbox(({ stats }) => number(stats?.guest?.agentRssBytes)),
+    samples: one(({ stats }) => number(stats?.guest?.agentRssBytes)),
   },
   {
     name: "caisson_container_cpu_seconds_total",
@@ -368,24 +335,65 @@ const guestMetrics: readonly MetricDefinition[] = [
   },
 ];
 
-const scrapeMetric: MetricDefinition = {
-  name: "caisson_monitor_collect_seconds",
-  type: "gauge",
-  help: "Time that gathering the figures of this scrape took",
-  samples: ({ seconds }) => [{ labels: {}, value: seconds }],
-};
-
-export const metricDefinitions: readonly MetricDefinition[] = [
+/** Of each sandbox. */
+export const sandboxDefinitions: readonly MetricDefinition<SandboxSnapshot>[] = [
   ...sandboxMetrics,
   ...shimMetrics,
   ...processMetrics,
   ...guestMetrics,
-  scrapeMetric,
 ];
 
+/** Of all together, as of the scrape. */
+export const hostDefinitions: readonly MetricDefinition<Snapshot>[] = [
+  {
+    name: "caisson_sandboxes",
+    type: "gauge",
+    help: "Sandboxes of this host by state",
+    samples: ({ sandboxes }) => {
+      const counts = new Map<string, number>();
+      for (const sandbox of sandboxes) {
+        const state = stateOf(sandbox);
+        counts.set(state, (counts.get(state) ?? 0) + 1);
+      }
+      return [...counts].map(([state, value]) => ({ labels: { state }, value }));
+    },
+  },
+  {
+    name: "caisson_sandbox_age_seconds",
+    type: "gauge",
+    help: "Age of the figures of the shim; absent when it never answered",
+    samples: ages(({ askedAtMs }) => askedAtMs),
+  },
+  {
+    name: "caisson_guest_age_seconds",
+    type: "gauge",
+    help: "Age of the figures of the guest and its containers; absent when it never answered",
+    samples: ages(({ guestAskedAtMs }) => guestAskedAtMs),
+  },
+  {
+    name: "caisson_monitor_collect_seconds",
+    type: "gauge",
+    help: "Time that this scrape waited for sandboxes that had not been looked at of late",
+    samples: ({ seconds }) => [{ labels: {}, value: seconds }],
+  },
+];
+
+function ages(askedAtMs: (sandbox: SandboxSnapshot) => number | undefined) {
+  return ({ sandboxes }: Snapshot): Sample[] => {
+    const now = performance.now();
+    return sandboxes.flatMap((sandbox) => {
+      const askedAt = askedAtMs(sandbox);
+      return askedAt === undefined
+        ? []
+        : [{ labels: labelsOf(sandbox), value: Math.round(now - askedAt) / 1000 }];
+    });
+  };
+}
+
 /** As `shim list` shows it. */
-export function stateOf({ record, stats, status, up }: SandboxSnapshot): string {
+export function stateOf({ record, stats, status, seen, up }: SandboxSnapshot): string {
   if (!record.owned) return "orphaned";
+  if (!seen) return "unknown";
   return up ? (stats?.state ?? status?.state ?? "unknown") : "unresponsive";
 }
 
@@ -404,44 +412,4 @@ function histogram({ calls, callBoundsSeconds }: NonNullable<SandboxSnapshot["st
     { labels: { method }, value: seconds, metricName: `${name}_sum` },
     { labels: { method }, value: Number(count), metricName: `${name}_count` },
   ]);
-}
-
-/** The text of one scrape. The registry formats; the samples are ours (docs/decisions/0010-prom-client.md). */
-export class MetricsPage {
-  readonly #collector: Collector;
-  readonly #registry: Registry;
-  #snapshot: Snapshot = { sandboxes: [], seconds: 0 };
-
-  private constructor(collector: Collector, registry: Registry) {
-    this.#collector = collector;
-    this.#registry = registry;
-    for (const definition of metricDefinitions) {
-      const { name, help, type } = definition;
-      const get = async () => ({
-        name,
-        help,
-        type,
-        aggregator: "sum",
-        values: definition.samples(this.#snapshot),
-      });
-      // A registry asks nothing more of a metric than this (its own types describe the library's classes).
-      registry.registerMetric({ name, get } as unknown as Parameters<Registry["registerMetric"]>[0]);
-    }
-  }
-
-  static async create(collector: Collector): Promise<MetricsPage> {
-    const { Registry, collectDefaultMetrics } = await import("prom-client");
-    const registry = new Registry();
-    collectDefaultMetrics({ register: registry, prefix: "caisson_monitor_" });
-    return new MetricsPage(collector, registry);
-  }
-
-  get contentType(): string {
-    return this.#registry.contentType;
-  }
-
-  async render(): Promise<string> {
-    this.#snapshot = await this.#collector.collect();
-    return await this.#registry.metrics();
-  }
 }

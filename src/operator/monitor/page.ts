@@ -36,12 +36,19 @@ export function statusPage(snapshot: Snapshot, hostName: string, version: string
 <style nonce="${nonce}">${css}</style>
 </head>
 <body>
-<header><h1>${escapeHtml(title)}</h1><p>version ${escapeHtml(version)}, gathered in ${(snapshot.seconds * 1000).toFixed(0)} ms, <a href="/metrics">metrics</a></p></header>
+<header><h1>${escapeHtml(title)}</h1><p>version ${escapeHtml(version)}, ${age(sandboxes)}<a href="/metrics">metrics</a></p></header>
 <section class="cards">${cards(sandboxes)}</section>
 ${sandboxes.length === 0 ? '<p class="none">No sandboxes on this host. The next pod with the runtime class of Caisson shows up here.</p>' : sandboxTable(sandboxes)}
 </body>
 </html>
 `;
+}
+
+/** Of those that answer: the others say so in their row. */
+function age(sandboxes: readonly SandboxSnapshot[]): string {
+  const asked = sandboxes.flatMap(({ up, askedAtMs }) => (up && askedAtMs !== undefined ? [askedAtMs] : []));
+  if (asked.length === 0) return "";
+  return `figures at most ${((performance.now() - Math.min(...asked)) / 1000).toFixed(1)} s old, `;
 }
 
 function cards(sandboxes: readonly SandboxSnapshot[]): string {

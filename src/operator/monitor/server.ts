@@ -4,7 +4,7 @@ import http from "node:http";
 import os from "node:os";
 import { describeError, SandboxError } from "../../base/errors.ts";
 import type { Collector } from "./collector.ts";
-import { MetricsPage } from "./metrics.ts";
+import type { MetricsPage } from "./metrics-page.ts";
 import { statusPage } from "./page.ts";
 
 export interface ListenAddress {
@@ -22,10 +22,10 @@ const REQUEST_LIMIT_MS = 5_000;
 
 export async function serveMonitor(
   collector: Collector,
+  metrics: MetricsPage,
   listen: ListenAddress,
   version: string,
 ): Promise<MonitorServer> {
-  const metrics = await MetricsPage.create(collector);
   const server = http.createServer({ requestTimeout: REQUEST_LIMIT_MS }, (request, response) => {
     answer(request, response).catch((error: unknown) => {
       if (!response.headersSent) response.writeHead(500, { "content-type": "text/plain; charset=utf-8" });
@@ -38,7 +38,8 @@ export async function serveMonitor(
       return;
     }
     const path = (request.url ?? "/").split("?", 1)[0];
-    if (path === "/metrics") send(response, metrics.contentType, await metrics.render());
+    if (path === "/metrics")
+      send(response, metrics.contentType, await metrics.render(await collector.collect()));
     else if (path === "/healthz") send(response, "text/plain", "ok\n");
     else if (path === "/") {
       const nonce = randomBytes(12).toString("base64");
@@ -80,11 +81,13 @@ function send(response: http.ServerResponse, type: string, body: string): void {
 
 function cannotListen({ host, port }: ListenAddress, cause: Error): SandboxError {
   const code = (cause as { code?: unknown }).code;
-  const why =
-    code === "EADDRINUSE"
-      ? "something else listens there; name another port with --listen"
-      : code === "EACCES"
-        ? "ports below 1024 need root"
-        : String(code ?? cause.message);
-  return new SandboxError("ERR_HOST", `cannot listen at ${host}:${port}: ${why}`, { cause });
+  const why = typeof code === "string" ? listenProblems[code] : undefined;
+  return new SandboxError("ERR_HOST", `cannot listen at ${host}:${port}: ${why ?? cause.message}`);
 }
+
+const listenProblems: Readonly<Record<string, string>> = {
+  EADDRINUSE: "something else listens there; name another port with --listen",
+  EADDRNOTAVAIL: "this host does not have that address; ip address shows those it has",
+  ENOTFOUND: "there is no host of that name; --listen takes an address",
+  EACCES: "ports below 1024 need root",
+};

@@ -1,13 +1,19 @@
 /**
  * The sandboxes of this host as they come and go. The kernel tells (inotify) of run directories and of journals that
- * grow; a journal is read again only then. Whether the processes that it names still run is looked up each time.
+ * grow; a journal is read again only then.
  */
 import fs from "node:fs";
 import { basename, join } from "node:path";
 import { errnoOf } from "../../base/errors.ts";
 import { type JournalRecord, readJournal } from "../../persist/journal.ts";
 import { runRoot, sandboxDirs, sandboxPaths } from "../../persist/run-dir.ts";
-import { assertReadable, type SandboxRecord, sandboxRecord } from "../sandbox-record.ts";
+import { assertReadable } from "../sandbox-record.ts";
+
+export interface FoundSandbox {
+  readonly dir: string;
+  /** With which sandboxRecord() tells what runs of it. */
+  readonly journal: readonly JournalRecord[];
+}
 
 interface Entry {
   /** undefined: to be read again. */
@@ -40,13 +46,13 @@ export class SandboxWatch implements Disposable {
   }
 
   /** The sandboxes there are now. */
-  records(): SandboxRecord[] {
+  sandboxes(): FoundSandbox[] {
     if (this.#watcher === undefined) this.#lookAtAll();
     return [...this.#entries].flatMap(([dir, entry]) => {
       const journal = entry.journal ?? readJournal(sandboxPaths(dir).journal);
       if (journal !== entry.journal) this.#journalsRead += 1;
       if (entry.watcher !== undefined) entry.journal = journal;
-      return journal.length === 0 ? [] : [sandboxRecord(dir, journal)];
+      return journal.length === 0 ? [] : [{ dir, journal }];
     });
   }
 

@@ -3,6 +3,7 @@ import { isIP, isIPv6 } from "node:net";
 import { type Arguments, UsageError } from "../../cli/index.ts";
 import type { OperatorHost } from "../host.ts";
 import { Collector } from "../monitor/collector.ts";
+import { MetricsPage } from "../monitor/metrics-page.ts";
 import { type ListenAddress, serveMonitor } from "../monitor/server.ts";
 import { SandboxWatch } from "../monitor/watch.ts";
 
@@ -11,8 +12,14 @@ const DEFAULT_LISTEN = "127.0.0.1:8090";
 export async function runMonitor(args: Arguments, host: OperatorHost): Promise<number> {
   const listen = parseListen(args.value("listen") ?? DEFAULT_LISTEN);
   using sandboxes = new SandboxWatch();
-  using collector = new Collector({ find: () => sandboxes.records() });
-  await using server = await serveMonitor(collector, listen, host.version);
+  const metrics = await MetricsPage.create();
+  using collector = new Collector({
+    find: () => sandboxes.sandboxes(),
+    onLook: (snapshot) => void metrics.prepare(snapshot),
+  });
+  // So that the first scrape finds figures; it also says what is wrong.
+  collector.collect().catch(() => undefined);
+  await using server = await serveMonitor(collector, metrics, listen, host.version);
   const { address } = server;
   const shown = isIPv6(address.host) ? `[${address.host}]` : address.host;
   if (!isLoopback(address.host))

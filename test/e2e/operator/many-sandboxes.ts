@@ -65,8 +65,11 @@ function sandbox(index: number): SandboxSnapshot {
       owned,
     },
     ...(owned ? { status, stats } : { status: undefined, stats: undefined }),
+    seen: true,
     up,
     guestUp,
+    askedAtMs: owned ? performance.now() - index * 100 : undefined,
+    guestAskedAtMs: owned ? performance.now() - index * 100 : undefined,
     processes: new Map(),
     memory: new Map([
       ["qemu", (90 + ((index * 53) % 260)) * MIB],

@@ -5,7 +5,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { metricDefinitions } from "../../../src/operator/monitor/metrics.ts";
+import { hostDefinitions, sandboxDefinitions } from "../../../src/operator/monitor/metrics.ts";
 import { Browser } from "../../harness/browser.ts";
 import { dashboardQueries, metricsOf } from "../../harness/dashboard.ts";
 import { built, repositoryRoot } from "../../harness/paths.ts";
@@ -14,6 +14,7 @@ import { TestHost } from "../../harness/test-host.ts";
 import { manySandboxes } from "./many-sandboxes.ts";
 import { serveSnapshot } from "./serve-snapshot.ts";
 
+const metricDefinitions = [...hostDefinitions, ...sandboxDefinitions];
 const LIMIT_MS = 30_000;
 const WIDE = { width: 1280, height: 800, scheme: "light" } as const;
 
@@ -139,10 +140,15 @@ test("a sandbox is in every metric, in the dashboard's queries and on the page; 
   assert.ok(value(whole, "caisson_virtiofs_read_bytes_total") > 0);
   const connections = value(whole, "caisson_vsock_connections_total");
   assert.equal((await host.exec(id, ["cat", "/bin/busybox"], { onStdout: () => undefined })).code, 0);
-  const later = await scrape();
+  const later = await until("the figures are of after the exec", async () => {
+    const samples = await scrape();
+    const execs = samples.get("caisson_shim_rpc_duration_seconds_count") ?? [];
+    return execs.some(({ labels }) => labels.includes('method="Exec"')) ? samples : undefined;
+  });
   assert.ok(value(later, "caisson_vsock_connections_total") > connections);
   assert.ok(value(later, "caisson_vsock_received_bytes_total") > 500_000);
   assert.equal(value(later, "caisson_shim_rpc_duration_seconds_count", 'method="Exec"'), 1);
+  assert.ok(value(later, "caisson_guest_age_seconds") >= 0);
 
   const [row = []] = await rowsOnce("the sandbox runs", (rows) => rows[0]?.[1] === "running");
   assert.match(row.join("|"), /^c1\|running\|\d+m?\d*s\|1\|1 CPU, 320 MiB\n6\.\S+, \w+\|.* s\|.* MiB\|/);

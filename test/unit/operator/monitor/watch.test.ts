@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, beforeEach, test } from "node:test";
 import { SandboxWatch } from "../../../../src/operator/monitor/watch.ts";
+import { sandboxRecord } from "../../../../src/operator/sandbox-record.ts";
 import { processStartTime } from "../../../../src/persist/proc.ts";
 
 const base = mkdtempSync(join(tmpdir(), "caisson-watch-"));
@@ -47,31 +48,33 @@ async function until(what: string, condition: () => boolean): Promise<void> {
   }
 }
 
-const ids = (watch: SandboxWatch) => watch.records().map(({ id }) => id);
+const records = (watch: SandboxWatch) =>
+  watch.sandboxes().map(({ dir, journal }) => sandboxRecord(dir, journal));
+const ids = (watch: SandboxWatch) => records(watch).map(({ id }) => id);
 
 test("a watch that began before the first sandbox sees it come, change and go", async () => {
   using watch = new SandboxWatch();
   assert.deepEqual(ids(watch), []);
   const dir = addSandbox("one");
   await until("the sandbox is seen", () => ids(watch)[0] === "one");
-  assert.equal(watch.records()[0]?.owned, false);
+  assert.equal(records(watch)[0]?.owned, false);
   appendFileSync(join(dir, "journal"), line(2, ownProcess("shim")));
-  await until("its process is seen", () => watch.records()[0]?.owned === true);
+  await until("its process is seen", () => records(watch)[0]?.owned === true);
   rmSync(dir, { recursive: true });
   await until("it is gone", () => ids(watch).length === 0);
   // Another one of the same name is not taken for the old one.
   addSandbox("one");
   await until("the new one is seen", () => ids(watch)[0] === "one");
-  assert.equal(watch.records()[0]?.owned, false);
+  assert.equal(records(watch)[0]?.owned, false);
 });
 
 test("sandboxes that were there before are there, and a journal is read only when it has changed", async () => {
   const dirs = ["a", "b", "c"].map(addSandbox);
   using watch = new SandboxWatch();
   assert.deepEqual(ids(watch).sort(), ["a", "b", "c"]);
-  for (let i = 0; i < 5; i++) watch.records();
+  for (let i = 0; i < 5; i++) records(watch);
   assert.equal(watch.journalsRead, 3);
   appendFileSync(join(dirs[1] ?? "", "journal"), line(2, ownProcess("qemu")));
-  await until("the process is seen", () => watch.records().some(({ processes }) => processes.length === 1));
+  await until("the process is seen", () => records(watch).some(({ processes }) => processes.length === 1));
   assert.equal(watch.journalsRead, 4);
 });
