@@ -14,6 +14,7 @@ export { manPage } from "./man.ts";
 export { nearest } from "./nearest.ts";
 export { commandOf, type Invocation, parseCommandLine } from "./parse.ts";
 export {
+  fittingTable,
   formatBytes,
   formatDuration,
   formatMemory,

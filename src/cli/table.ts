@@ -17,6 +17,24 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
     .join("");
 }
 
+/**
+ * The table with as many columns as fit a terminal `columns` wide.
+ * @param spare headings of columns that may be left out, the first of them first.
+ */
+export function fittingTable(
+  headings: readonly string[],
+  rows: readonly (readonly string[])[],
+  columns: number,
+  spare: readonly string[],
+): string {
+  const text = table(headings, rows);
+  const [next, ...others] = spare;
+  if (next === undefined || Math.max(...text.split("\n").map(widthOf)) <= columns) return text;
+  const at = headings.findIndex((heading) => heading.replace(/>$/, "") === next);
+  const without = (row: readonly string[]) => row.filter((_, index) => index !== at);
+  return fittingTable(without(headings), rows.map(without), columns, others);
+}
+
 /** Columns of a text without its colours (ECMA-48 SGR sequences). */
 function widthOf(text: string): number {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: an escape sequence begins with one

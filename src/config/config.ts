@@ -144,7 +144,7 @@ function addFile(layers: Layers, file: string, parse: (text: string) => Record<s
   } catch (cause) {
     const { line, column, message } = cause as { line?: number; column?: number; message?: string };
     const reason = (message ?? String(cause)).split("\n")[0];
-    throw invalid(file, `is not valid TOML: line ${line ?? "?"}, column ${column ?? "?"}: ${reason}`, cause);
+    throw invalid(file, `is not valid TOML: line ${line ?? "?"}, column ${column ?? "?"}: ${reason}`);
   }
   const problems = layers.addDocument(document, file);
   if (problems.length > 0) throw invalid(file, `is wrong: ${problems.join("; ")}`);

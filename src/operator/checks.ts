@@ -61,7 +61,7 @@ export async function checkHost(path: string | undefined, host: OperatorHost): P
     const found = describeError(error);
     const remedy = found.endsWith("does not exist")
       ? "shim config paths shows where it is looked for"
-      : "shim config check FILE says more";
+      : `shim config check ${/(\/\S+\.toml) is /.exec(found)?.[1] ?? "FILE"} says more`;
     return [...results, fail("configuration", found, remedy)].map(withoutRights);
   }
   results.push(configuration(config));
@@ -141,7 +141,8 @@ function accelerator({ config }: Context): CheckResult {
 
 async function qemu({ config, distro }: Context): Promise<CheckResult> {
   const path = pathOf(config, "qemu");
-  if (path === undefined) return fail("qemu", "not found", installCommand(distro, "qemu"));
+  if (path === undefined)
+    return absent("qemu", "path", config.hypervisor.path, installCommand(distro, "qemu"));
   const line = await firstLineOf(path);
   const version = versionIn(line);
   if (version === undefined) return fail("qemu", `${path} cannot be run`, installCommand(distro, "qemu"));
@@ -154,14 +155,17 @@ async function virtiofsd({ config, distro }: Context): Promise<CheckResult> {
   const path = pathOf(config, "virtiofsd");
   if (path === undefined) {
     const bookworm = readQuietly("/etc/os-release").includes("bookworm");
-    return fail(
-      "virtiofsd",
-      "not found",
-      bookworm ? "apt-get install qemu-system-common" : installCommand(distro, "virtiofsd"),
-    );
+    const remedy = bookworm ? "apt-get install qemu-system-common" : installCommand(distro, "virtiofsd");
+    return absent("virtiofsd", "virtio_fs_daemon", config.hypervisor.virtioFsDaemon, remedy);
   }
   const line = await firstLineOf(path);
   return ok("virtiofsd", `${versionIn(line) ?? "unknown version"}, ${detectFlavour(path)} (${path})`);
+}
+
+function absent(name: string, key: string, configured: string, install: string): CheckResult {
+  return configured === ""
+    ? fail(name, "not found", install)
+    : fail(name, `${configured} not found`, `${install}, or correct ${key} in [hypervisor.qemu]`);
 }
 
 /** The path that a sandbox would take; undefined when there is none. */
@@ -172,11 +176,15 @@ function pathOf(config: Config, what: "qemu" | "virtiofsd"): string | undefined 
     // The one that is missing is named; another's absence must not hide this one.
     const { path, virtioFsDaemon } = config.hypervisor;
     const places = {
-      qemu: [path, "/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm"],
-      virtiofsd: [virtioFsDaemon, "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"],
+      qemu:
+        path !== "" ? [path] : ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm"],
+      virtiofsd:
+        virtioFsDaemon !== ""
+          ? [virtioFsDaemon]
+          : ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"],
     }[what];
     if (describeError(error) === "") return undefined;
-    return places.find((place) => place !== "" && fs.existsSync(place));
+    return places.find((place) => fs.existsSync(place));
   }
 }
 

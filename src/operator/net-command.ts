@@ -49,7 +49,10 @@ export async function netDoctor(target: NetTarget, json: boolean): Promise<{ tex
 async function reportOf({ id, processes }: NetTarget): Promise<NetworkReport> {
   const qemu = processes.find(({ name }) => name === "qemu");
   if (qemu === undefined) {
-    throw new SandboxError("ERR_NOT_FOUND", `sandbox ${id} has no running VM, and so no network to show`);
+    throw new SandboxError(
+      "ERR_STATE",
+      `sandbox ${id} has no running VM, and so no network to show; shim logs ${id} tells why`,
+    );
   }
   const report = await showPodNetwork(`/proc/${qemu.pid}/ns/net`);
   if (isHostNetns(report.netns)) {

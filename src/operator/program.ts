@@ -32,7 +32,8 @@ const sandboxCommands: readonly CommandDefinition[] = [
     description:
       "One line per sandbox: pod, number of containers, state, age, size of the machine, memory on the host " +
       "(proportional set size, with the shares of QEMU, the shim and the daemons), guest kernel, accelerator, network model.\n\n" +
-      "A sandbox whose shim is gone is shown as orphaned; shim gc removes it.",
+      "A sandbox whose shim is gone is shown as orphaned; shim gc removes it. A terminal that is too narrow for all columns " +
+      "gets those that matter most; a pipe gets them all.",
     options: [
       { name: "quiet", short: "q", help: "only the ids" },
       { name: "no-trunc", help: "ids in full" },

@@ -1,5 +1,5 @@
 /** From a command line of `shim` to the verb that does it. Each verb is loaded only when it is called for. */
-import { describeError, SandboxError } from "../base/errors.ts";
+import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
 import { commandHelp, commandOf, parseCommandLine, programHelp, UsageError } from "../cli/index.ts";
 import type { OperatorHost, Verb } from "./host.ts";
 import { shimProgram } from "./program.ts";
@@ -35,6 +35,9 @@ const statuses: Readonly<Record<string, number>> = {
   ERR_DEADLINE: 5,
 };
 
+const AS_ROOT = "; run this as root (sudo shim ...)";
+const isRoot = () => process.getuid?.() === 0;
+
 /** Runs one command line and resolves to the exit status. Errors are printed. */
 export async function runShimCommand(argv: readonly string[], host: OperatorHost): Promise<number> {
   try {
@@ -53,13 +56,14 @@ export async function runShimCommand(argv: readonly string[], host: OperatorHost
       throw new SandboxError("ERR_INTERNAL", `the command ${invocation.command.name} has no handler`);
     return await verb(invocation.arguments, host);
   } catch (error) {
-    host.stderr(`shim: ${describeError(error)}\n`);
+    host.stderr(`shim: ${describeError(error)}${errnoOf(error) === "EACCES" && !isRoot() ? AS_ROOT : ""}\n`);
     if (error instanceof UsageError) {
       const command = commandOf(shimProgram, argv);
       host.stderr(`Try: shim ${command === undefined ? "" : `${command.name} `}--help\n`);
       return 2;
     }
     if (error instanceof SandboxError) return statuses[error.code] ?? 1;
+    if (errnoOf(error) === "EACCES") return statuses.ERR_PERMISSION ?? 1;
     if (host.env.CAISSON_DEBUG !== undefined && error instanceof Error) host.stderr(`${error.stack}\n`);
     return 1;
   }

@@ -42,12 +42,12 @@ export function assertReadable(): void {
     fs.readdirSync(root);
   } catch (cause) {
     if (errnoOf(cause) === "ENOENT") return;
-    throw errnoOf(cause) === "EACCES" ? notRoot(root, cause) : cause;
+    throw errnoOf(cause) === "EACCES" ? notRoot(root) : cause;
   }
 }
 
-const notRoot = (path: string, cause: unknown): SandboxError =>
-  new SandboxError("ERR_PERMISSION", `${path} cannot be read: run this as root (sudo shim ...)`, { cause });
+const notRoot = (path: string): SandboxError =>
+  new SandboxError("ERR_PERMISSION", `${path} cannot be read: run this as root (sudo shim ...)`);
 
 /**
  * The sandbox in `dir`; undefined when there is no journal (it is being made or removed).
@@ -59,7 +59,7 @@ export function readSandbox(dir: string): SandboxRecord | undefined {
   try {
     journal = readJournal(path);
   } catch (error) {
-    throw errnoOf(error) === "EACCES" ? notRoot(path, error) : error;
+    throw errnoOf(error) === "EACCES" ? notRoot(path) : error;
   }
   return journal.length === 0 ? undefined : sandboxRecord(dir, journal);
 }

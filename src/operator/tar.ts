@@ -212,10 +212,10 @@ export async function unpackTree(
     const path = placeOf(header.name, destination);
     switch (header.type) {
       case Type.directory:
-        fs.mkdirSync(path, { recursive: true, mode: 0o700 });
+        makeDirectories(path, destination);
         break;
       case Type.file:
-        await reader.copy(header.size, path, header.mode & 0o777);
+        await reader.copy(header.size, path, header.mode & 0o777, destination);
         fs.utimesSync(path, header.mtime, header.mtime);
         files += 1;
         bytes += header.size;
@@ -237,6 +237,13 @@ export async function unpackTree(
   if (!fs.existsSync(destination) && links.length === 0)
     throw new SandboxError("ERR_STATE", "the guest sent nothing that could be copied");
   return { files: files + links.length, bytes, skipped };
+}
+
+/** `path`, and what is missing above it up to `top`. One by one: Node's own recursion never ends below /proc. */
+function makeDirectories(path: string, top: string): void {
+  if (fs.lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return;
+  if (path !== top) makeDirectories(dirname(path), top);
+  fs.mkdirSync(path, { mode: 0o700 });
 }
 
 /** Where an entry goes: its first component is the destination itself. @throws ERR_PROTOCOL when it climbs */
@@ -282,8 +289,8 @@ class BlockReader {
   }
 
   /** Content into a new file, and its padding. */
-  async copy(size: number, path: string, mode: number): Promise<void> {
-    fs.mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  async copy(size: number, path: string, mode: number, top: string): Promise<void> {
+    if (path !== top) makeDirectories(dirname(path), top);
     const fd = fs.openSync(path, "wx", 0o600);
     try {
       await this.#each(size, (piece) => {

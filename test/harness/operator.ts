@@ -22,7 +22,7 @@ export interface OperatorSuite extends CriSuite {
   /** Like `shim`; resolves with its standard output. @throws when it fails */
   shimOk(args: readonly string[], options?: RunOptions): Promise<string>;
   /** Runs `shim` to its end as a user without any rights. */
-  shimAsNobody(args: readonly string[]): Promise<RunResult>;
+  shimAsNobody(args: readonly string[], options?: RunOptions): Promise<RunResult>;
   /** Starts `shim` on a terminal. The caller disposes of it. */
   onTerminal(args: readonly string[], init?: PtyInit): Promise<Pty>;
 }
@@ -49,9 +49,13 @@ export function withOperator(init: CriHostInit = {}): OperatorSuite {
       assert.equal(result.code, 0, describeResult(result));
       return result.stdout;
     },
-    shimAsNobody(args) {
+    shimAsNobody(args, options = {}) {
       const drop = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups", "--"];
-      return run(suite.host().world.enter([...drop, SHIM, ...args]), { env: env(), timeoutMs: LIMIT_MS });
+      return run(suite.host().world.enter([...drop, SHIM, ...args]), {
+        timeoutMs: LIMIT_MS,
+        ...options,
+        env: { ...env(), ...options.env },
+      });
     },
     async onTerminal(args, ptyInit) {
       ptyTool ??= buildPtyTool(suite.host().world.dir);

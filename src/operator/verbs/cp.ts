@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, posix, resolve } from "node:path";
-import { SandboxError } from "../../base/errors.ts";
+import { errnoOf, SandboxError } from "../../base/errors.ts";
 import { type Arguments, formatBytes, UsageError } from "../../cli/index.ts";
 import { type ConsoleAccess, openAccess, openTools } from "../console-access.ts";
 import { type ConsoleSession, openConsole, TOOLS_BIN } from "../console-client.ts";
@@ -105,7 +105,7 @@ class GuestFiles {
       ]);
       // The guest's own words say more than an archive that is empty or ends early.
       if (finished.status === "rejected" && isOfGuest(finished.reason)) throw finished.reason;
-      if (read.status === "rejected") throw read.reason;
+      if (read.status === "rejected") throw ofThisHost(read.reason, final);
       if (finished.status === "rejected") throw finished.reason;
       fs.renameSync(partial, final);
       return read.value;
@@ -146,6 +146,13 @@ class GuestFiles {
 
 const isOfGuest = (error: unknown): boolean =>
   error instanceof SandboxError && ["ERR_STATE", "ERR_NOT_FOUND"].includes(error.code);
+
+/** A disk that is full or takes no such entry, say: the error of the system call does not say what was to be done. */
+function ofThisHost(error: unknown, path: string): unknown {
+  return errnoOf(error) === undefined || error instanceof SandboxError
+    ? error
+    : new SandboxError("ERR_HOST", `cannot write ${path}`, { cause: error });
+}
 
 /** @throws why the files cannot be read; a guest that stops reading is told by its exit status. */
 async function sendTree(session: ConsoleSession, source: string, name: string): Promise<void> {

@@ -1,7 +1,7 @@
 /** `shim exec`: a command or a shell in the guest, or in a container's namespaces. */
 import { spawnSync } from "node:child_process";
 import { describeError, SandboxError } from "../../base/errors.ts";
-import type { Arguments } from "../../cli/index.ts";
+import { type Arguments, UsageError } from "../../cli/index.ts";
 import { openAccess, openTools } from "../console-access.ts";
 import { type ConsoleSession, openConsole, TOOLS_BIN } from "../console-client.ts";
 import { chooseContainer } from "../find-target.ts";
@@ -28,6 +28,8 @@ export async function runExec(args: Arguments, host: OperatorHost): Promise<numb
 }
 
 async function execute(args: Arguments, host: OperatorHost): Promise<number> {
+  const wrong = args.values("env").find((variable) => !/^[^=]+=/.test(variable));
+  if (wrong !== undefined) throw new UsageError(`--env takes NAME=VALUE, not "${wrong}"`);
   const access = await openAccess(args.operands[0] ?? "", host);
   const wanted = args.value("container");
   const containerId = wanted === undefined ? "" : chooseContainer(wanted, access.view);

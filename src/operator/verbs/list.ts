@@ -1,6 +1,6 @@
 /** `shim list`: the sandboxes of this host. */
 import { basename } from "node:path";
-import { type Arguments, formatDuration, formatMemory, type Paint, table } from "../../cli/index.ts";
+import { type Arguments, fittingTable, formatDuration, formatMemory, type Paint } from "../../cli/index.ts";
 import { type OperatorHost, printJson } from "../host.ts";
 import { fact, numberFact } from "../sandbox-record.ts";
 import {
@@ -14,6 +14,8 @@ import {
 } from "../sandbox-view.ts";
 
 const SHORT_ID = 12;
+/** What a terminal that is too narrow does without, the first of them first. */
+const SPARE = ["BY COMPONENT", "KERNEL", "NETWORK", "ACCEL", "VM", "CONTAINERS"];
 
 export async function runList(args: Arguments, host: OperatorHost): Promise<number> {
   const views = await viewSandboxes();
@@ -42,12 +44,10 @@ export async function runList(args: Arguments, host: OperatorHost): Promise<numb
     "ACCEL",
     "NETWORK",
   ];
-  host.stdout(
-    table(
-      headings,
-      views.map((view) => row(view, host.paint, args.flag("no-trunc"))),
-    ),
-  );
+  const { stdout } = host.streams;
+  const columns = stdout.isTTY === true ? stdout.columns : Number.POSITIVE_INFINITY;
+  const rows = views.map((view) => row(view, host.paint, args.flag("no-trunc")));
+  host.stdout(fittingTable(headings, rows, columns, SPARE));
   return 0;
 }
 

@@ -19,7 +19,12 @@ export async function runLogs(args: Arguments, host: OperatorHost): Promise<numb
   };
   const tails = [new LogTail(record.paths.shimLog), new LogTail(record.paths.consoleLog)];
   const read = () => tails.flatMap((tail) => tail.read());
-  const before = inOrder(read()).filter(wanted);
+  const all = inOrder(read());
+  const before = all.filter(wanted);
+  if (before.length === 0 && all.length > 0) {
+    const components = [...new Set(all.map(({ component }) => component))].sort().join(", ");
+    host.stderr(`none of ${all.length} records matches; there are records of ${components}\n`);
+  }
   const last = args.value("tail") === undefined ? before.length : args.number("tail", 0, 0, 1_000_000);
   show(last === 0 ? [] : before.slice(-last));
   if (args.flag("follow")) await follow(record, host, () => show(read()));

@@ -130,6 +130,10 @@ ownTest("places that cannot be written are told with why", OURS, async () => {
   const guest = await shim(["cp", "/etc/hostname", `${pod.id}:/etc/passwd/x`]);
   assert.equal(guest.code, 5, describeResult(guest));
   assert.match(guest.stderr, /writing \/etc\/passwd\/x in the guest failed: \S/);
+  // A directory that can be listed and takes no entry.
+  const proc = await shim(["cp", `${pod.id}:/etc`, "/proc/"]);
+  assert.equal(proc.code, 1, describeResult(proc));
+  assert.match(proc.stderr, /^shim: cannot write \/proc\/etc: ENOENT/);
   const nobody = await shimAsNobody(["cp", `${pod.id}:/etc/passwd`, dir]);
   assert.equal(nobody.code, 4, describeResult(nobody));
   assert.match(nobody.stderr, /run this as root \(sudo shim/);

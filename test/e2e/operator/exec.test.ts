@@ -115,6 +115,9 @@ ownTest("the exit status is the command's, 128 and the signal's number, 126 or 1
     const result = await shim(["exec", first.id, "--", ...argv]);
     assert.equal(result.code, status, describeResult(result));
   }
+  const variable = await shim(["exec", "--env", "NAME", first.id, "true"]);
+  assert.equal(variable.code, 2, describeResult(variable));
+  assert.match(variable.stderr, /--env takes NAME=VALUE, not "NAME"/);
   // A start that failed is no fault of the agent.
   assert.equal(await shimOk(["logs", "--level", "error", "--component", "agent", first.id]), "");
 });
@@ -300,6 +303,12 @@ ownTest("a stopped sandbox and one without a shim are told apart, each with what
   assert.equal(copy.code, 5, describeResult(copy));
   assert.match(await shimOk(["list"]), /orphaned/);
   assert.match(await shimOk(["logs", first.id]), /debug console opened/);
+  // The machine has gone with its shim.
+  for (const verb of ["show", "doctor"]) {
+    const network = await shim(["net", verb, first.id]);
+    assert.equal(network.code, 5, describeResult(network));
+    assert.match(network.stderr, /has no running VM.*; shim logs \S+ tells why/);
+  }
   const dry = await shimOk(["gc", "--dry-run"]);
   assert.match(dry, new RegExp(`would remove sandbox ${first.id}`));
   assert.match(await shimOk(["list"]), /orphaned/);

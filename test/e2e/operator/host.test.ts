@@ -110,6 +110,9 @@ ownTest("check names the command that mends what fails, and has status 1", OURS,
     checks.filter(({ status }) => status !== "ok").map(({ name, remedy }) => [name, remedy]),
   );
   assert.equal(remedies["guest image"], "osbuilder generate");
+  // Another QEMU of this host does not help: a sandbox would take the one of the configuration.
+  assert.match(remedies.qemu ?? "", /install .*, or correct path in \[hypervisor\.qemu\]$/);
+  assert.match(remedies.virtiofsd ?? "", /install .*, or correct virtio_fs_daemon in \[hypervisor\.qemu\]$/);
   assert.match(remedies.vsock ?? "", /install vhost-device-vsock/);
   assert.match(remedies["tools for exec"] ?? "", /install busybox-static/);
   assert.equal(checks.at(-1)?.name, "boot");
@@ -121,6 +124,38 @@ ownTest("check names the command that mends what fails, and has status 1", OURS,
     missing.stdout,
     /configuration +fail .*\/nonexistent\.toml does not exist\n.*mend: shim config paths/,
   );
+});
+
+ownTest("a configuration that is no TOML is told once, with the command that says more", OURS, async () => {
+  const file = configFile("no.toml", "[hypervisor.qemu\npath=\n");
+  const shown = await shim(["config", "show", "--config", file]);
+  assert.equal(shown.code, 1, describeResult(shown));
+  assert.match(
+    shown.stderr,
+    new RegExp(`^shim: .*${file} is not valid TOML: line 1, column \\d+: [^\n]+\n$`),
+  );
+  assert.equal(shown.stderr.split("Invalid TOML").length, 2, shown.stderr);
+  const checked = await shim(["check", "--config", file]);
+  assert.match(checked.stdout, new RegExp(`mend: shim config check ${file} says more`));
+});
+
+ownTest("monitor says why it cannot listen, and what else to do", OURS, async () => {
+  for (const [address, text] of [
+    [
+      "192.0.2.1:80",
+      /cannot listen at 192\.0\.2\.1:80: this host does not have that address; ip address shows/,
+    ],
+    ["no-such-host.invalid:80", /cannot listen at no-such-host\.invalid:80: \S/],
+  ] as const) {
+    const result = await shim(["monitor", "--listen", address]);
+    assert.equal(result.code, 1, describeResult(result));
+    assert.match(result.stderr, text);
+    assert.doesNotMatch(result.stderr, /EADDRNOTAVAIL/);
+  }
+  const env = { CAISSON_RUN_ROOT: "/run/not-there/caisson" };
+  const nobody = await shimAsNobody(["monitor", "--listen", "127.0.0.1:0"], { env });
+  assert.equal(nobody.code, 4, describeResult(nobody));
+  assert.match(nobody.stderr, /run this as root \(sudo shim/);
 });
 
 ownTest("check as an ordinary user says to become root", OURS, async () => {

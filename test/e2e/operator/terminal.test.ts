@@ -138,6 +138,24 @@ ownTest("colours are for terminals only, and for none with NO_COLOR", OURS, asyn
   assert.doesNotMatch(await shimOk(["list"]), COLOUR);
 });
 
+ownTest("list leaves out on a narrow terminal what matters least, and nothing in a pipe", OURS, async () => {
+  await thePod();
+  const headings = async (columns: number) => {
+    await using pty = await onTerminal(["list"], { columns });
+    await pty.ended();
+    const lines = pty.output.split("\r\n");
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: colours
+    const widths = lines.map((line) => line.replace(/\x1b\[[0-9;]*m/g, "").length);
+    assert.ok(Math.max(...widths) <= columns, pty.output);
+    return lines[0]?.split(/ {2,}/) ?? [];
+  };
+  const all = (await shimOk(["list"])).split("\n", 1)[0]?.split(/ {2,}/) ?? [];
+  assert.deepEqual(await headings(300), all);
+  const narrow = await headings(80);
+  assert.ok(narrow.length < all.length, narrow.join(" "));
+  for (const name of ["SANDBOX", "POD", "STATE", "UPTIME", "PSS"]) assert.ok(narrow.includes(name), name);
+});
+
 ownTest("a sandbox that is lost in a session gives the terminal back and says so", OURS, async () => {
   const pod = await host().runPod("caisson");
   await using pty = await onTerminal(["exec", pod.id, "sh", "-c", "echo begun; sleep 4567"]);

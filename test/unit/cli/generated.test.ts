@@ -41,6 +41,18 @@ for (const program of [shimProgram, osbuilderProgram]) {
   });
 }
 
+test("every command that prints data has --json", () => {
+  /** What a terminal shows, files, text for a shell, and a server. */
+  const without = new Set(["exec", "cp", "completion", "monitor"]);
+  for (const { commands } of [shimProgram, osbuilderProgram])
+    for (const { name, options } of commands)
+      assert.equal(
+        options.some((option) => option.name === "json"),
+        !without.has(name),
+        name,
+      );
+});
+
 test("docs/cli.md has the exit statuses that the program has", () => {
   const text = readFileSync(join(repositoryRoot, "docs/cli.md"), "utf8");
   const rows = [...text.matchAll(/^\| (\d) \| /gm)].map(([, status]) => status);

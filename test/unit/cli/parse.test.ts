@@ -39,6 +39,7 @@ test("help is found wherever people try it", () => {
 for (const [argv, text] of [
   [[], /which command\? list, exec/],
   [["lst"], /no command "lst"; did you mean list\?/],
+  [["exce", "web"], /no command "exce"; did you mean exec\?/],
   [["config"], /config takes one of paths, show, check/],
   [["config", "shw"], /config takes one of paths, show, check, not "shw"/],
   [["list", "--jsn"], /list: Unknown option '--jsn'; did you mean --json\?/],

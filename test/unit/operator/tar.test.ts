@@ -40,6 +40,31 @@ for (const name of ["../escape", "x/../../escape", "/etc/escape", "", "."]) {
   });
 }
 
+// As files of /proc are: Node's own recursive mkdir never comes back from there.
+test("a destination that cannot be made is an error", async () => {
+  const entries = [{ name: "a", type: "5" }];
+  await assert.rejects(
+    unpackTree(archiveOf(entries), "/proc/no-such-place"),
+    /ENOENT.*\/proc\/no-such-place/,
+  );
+  await assert.rejects(
+    unpackTree(archiveOf([{ name: "a/b", content: "x" }]), "/proc/no-such-place"),
+    /ENOENT/,
+  );
+});
+
+test("directories that the archive leaves out are made", async (t) => {
+  const dir = scratch(t);
+  await unpackTree(
+    archiveOf([
+      { name: "a/b/c/d", content: "x" },
+      { name: "a/b", type: "5" },
+    ]),
+    join(dir, "to"),
+  );
+  assert.equal(fs.readFileSync(join(dir, "to/b/c/d"), "utf8"), "x");
+});
+
 test("a link is made last, so that no file goes through it", async (t) => {
   const dir = scratch(t);
   const entries = [
