@@ -153,7 +153,7 @@ function rootfsMounts(task: CreateTask, spec: OciSpec): readonly RootfsMount[] {
   const source = root.startsWith("/") ? root : `${task.bundle}/${root}`;
   if (pathKind(source) !== "dir")
     throw new SandboxError("ERR_SPEC", `the root file system ${source} is not a directory`);
-  return [{ type: "bind", source, options: ["rbind", "rslave"] }];
+  return [{ type: "bind", source, options: ["rbind"] }];
 }
 
 function chooseAccel(config: Config, log: Log): Accel {

@@ -230,8 +230,10 @@ export class SharedTree {
   }
 
   async #mountRootfs(undo: UndoStack, mount: RootfsMount, target: string): Promise<void> {
+    // Slave: or what the host has mounted below the source would go with the container.
+    const options = mount.type === "bind" ? [...mount.options, "rslave"] : mount.options;
     try {
-      await this.#mount(undo, mount.source, target, mount.type, mount.options);
+      await this.#mount(undo, mount.source, target, mount.type, options);
     } catch (error) {
       throw new SandboxError(
         "ERR_HOST",

@@ -95,6 +95,23 @@ test("a guest writes into its file systems and volumes, and nowhere else in its 
   assert.deepEqual(journal.open, []);
 });
 
+test("a container that goes takes nothing along that the host has mounted in its root file system", async (t) => {
+  const { tree } = await makeTree("peer");
+  const root = hostDir("peer-root", "file");
+  await mount("none", root, "tmpfs", ["size=1m"]);
+  t.after(() => detachMount(root));
+  await mount("none", root, "none", ["shared"]); // as all of a host is that systemd runs
+  const below = path.join(root, "below");
+  fs.mkdirSync(below);
+  await mount("none", below, "tmpfs", ["size=1m"]);
+  const container = await tree.addContainer("c", [{ type: "bind", source: root, options: ["rw", "rbind"] }]);
+  assert.ok(mountsBelow(tree.guestPath).includes(path.join(tree.guestPath, "c/rootfs/below")));
+  await container.disposeAsync();
+  assert.deepEqual(mountsBelow(root), [root, below]);
+  await tree[Symbol.asyncDispose]();
+  assert.deepEqual(mountsBelow(path.join(scratch, "peer")), []);
+});
+
 test("nothing is mounted in a tree that is not shared any more", async () => {
   const { tree, journal } = await makeTree("late");
   const root = hostDir("late-root", "file");
