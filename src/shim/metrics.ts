@@ -8,6 +8,7 @@ import type { Any } from "@bufbuild/protobuf/wkt";
 import type { Config } from "../config/index.ts";
 import type { ContainerStatsResponse } from "../gen/caisson/agent/v1/agent_pb.ts";
 import { packAny } from "./pack-any.ts";
+import { uniqueSeries } from "./unique-series.ts";
 
 export type MetricsVersion = "v1" | "v2";
 export type StatsFormat = Config["runtime"]["statsFormat"];
@@ -22,16 +23,17 @@ export function hostMetricsVersion(root = "/sys/fs/cgroup"): MetricsVersion {
 
 export async function packMetrics(stats: ContainerStatsResponse, format: StatsFormat): Promise<Any> {
   const version = format === "auto" ? hostMetricsVersion() : format;
+  const unique = uniqueSeries(stats);
   if (version === "v2") {
     const [{ metricsV2 }, { MetricsSchema }] = await Promise.all([
       import("./metrics-v2.ts"),
       import("../gen/io/containerd/cgroups/v2/metrics_pb.ts"),
     ]);
-    return packAny(MetricsSchema, metricsV2(stats));
+    return packAny(MetricsSchema, metricsV2(unique));
   }
   const [{ metricsV1 }, { MetricsSchema }] = await Promise.all([
     import("./metrics-v1.ts"),
     import("../gen/io/containerd/cgroups/v1/metrics_pb.ts"),
   ]);
-  return packAny(MetricsSchema, metricsV1(stats));
+  return packAny(MetricsSchema, metricsV1(unique));
 }

@@ -124,6 +124,24 @@ test("the message is what the configuration says, else what the host has", async
   assert.equal(hosts.typeUrl, hostMetricsVersion() === "v1" ? v1.typeUrl : v2.typeUrl);
 });
 
+test("a device that two containers of a pod have, or that a guest names twice, is one series", async () => {
+  const twice = create(ContainerStatsResponseSchema, {
+    io: [...stats.io, ...stats.io],
+    hugetlb: [...stats.hugetlb, { pageSize: "2MB", current: 1n }],
+  });
+  for (const doubled of [podStats([stats, stats]), twice]) {
+    const v1 = fromBinary(MetricsV1Schema, (await packMetrics(doubled, "v1")).value);
+    const bytes = v1.blkio?.ioServiceBytesRecursive.map(({ op, value }) => [op, value]);
+    const sums = { Read: 10n, Write: 12n, Total: 22n };
+    assert.deepEqual(bytes, Object.entries(sums));
+    const v2 = fromBinary(MetricsV2Schema, (await packMetrics(doubled, "v2")).value);
+    const device = { major: 254n, minor: 16n };
+    assert.deepEqual(plain(v2.io?.usage), [{ ...device, rbytes: 10n, wbytes: 12n, rios: 14n, wios: 16n }]);
+  }
+  const { hugetlb } = fromBinary(MetricsV2Schema, (await packMetrics(twice, "v2")).value);
+  assert.deepEqual(plain(hugetlb), [{ pagesize: "2MB", current: 4_194_304n, max: 8_388_608n }]);
+});
+
 test("a host whose cgroup directory is no cgroup of version 2 has the metrics of version 1", () => {
   assert.notEqual(statfsSync("/proc").type, 0x63677270);
   assert.equal(hostMetricsVersion("/proc"), "v1");
