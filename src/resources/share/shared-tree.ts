@@ -101,7 +101,8 @@ export class SharedTree {
     const tree = undo.use("shared tree", new SharedTree(at, mounts, journal));
     makeDir(at.shared, 0o755);
     makeDir(at.sharedView, 0o755);
-    await tree.#mount(tree.#undo, at.shared, at.shared, "none", ["bind"]);
+    // Private first: a peer of what it lies in would have each of its mounts there once more.
+    await tree.#mount(tree.#undo, at.shared, at.shared, "none", ["bind", "private"]);
     await mounts.mount("none", at.shared, "none", ["shared"]);
     await tree.#mount(tree.#undo, at.shared, at.sharedView, "none", ["bind", "slave", "ro"]);
     makeDir(path.join(at.shared, VOLUMES_NAME), 0o700);

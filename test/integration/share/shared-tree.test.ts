@@ -95,6 +95,21 @@ test("a guest writes into its file systems and volumes, and nowhere else in its 
   assert.deepEqual(journal.open, []);
 });
 
+test("a mount is there once in each view also below a directory that is shared, as /run of a host is", async (t) => {
+  const host = hostDir("host", "file");
+  await mount("none", host, "tmpfs", ["size=1m"]);
+  t.after(() => detachMount(host));
+  await mount("none", host, "none", ["shared"]);
+  const { tree } = await makeTree("host/sandbox");
+  const root = hostDir("host-root", "file");
+  const container = await tree.addContainer("c", [{ type: "bind", source: root, options: ["rbind"] }]);
+  const rootfs = [tree.path, tree.guestPath].map((view) => path.join(view, "c/rootfs"));
+  assert.deepEqual(mountsBelow(host), [host, tree.path, tree.guestPath, ...rootfs]);
+  await container.disposeAsync();
+  await tree[Symbol.asyncDispose]();
+  assert.deepEqual(mountsBelow(host), [host]);
+});
+
 test("a container that goes takes nothing along that the host has mounted in its root file system", async (t) => {
   const { tree } = await makeTree("peer");
   const root = hostDir("peer-root", "file");
