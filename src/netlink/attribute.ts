@@ -67,21 +67,9 @@ export function attrBytes(type: number, value: Uint8Array): Uint8Array {
   return out;
 }
 
-/** An attribute without a value (NLA_FLAG, or an empty nest). */
-export function attrFlag(type: number): Uint8Array {
-  return attribute(type, 0);
-}
-
 export function attrU8(type: number, value: number): Uint8Array {
   const out = attribute(type, 1);
   out[4] = value;
-  return out;
-}
-
-export function attrU16(type: number, value: number): Uint8Array {
-  const out = attribute(type, 2);
-  out[4] = value;
-  out[5] = value >> 8;
   return out;
 }
 

@@ -464,6 +464,3 @@ const guestStdio = (stdio: StdioSpec) => ({
   stdout: stdio.stdout !== "",
   stderr: stdio.stderr !== "" && !stdio.terminal,
 });
-
-/** How long a whole stop may take, for callers that bound it. */
-export const stopLimitMs = (): number => timeoutMs("teardown");

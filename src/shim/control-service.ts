@@ -56,7 +56,7 @@ export function controlHandlers(deps: ControlDeps): ServiceHandlers<typeof Contr
       consoleSessions: deps.consoleSessions(),
       configFiles: [...config.files],
     }),
-    stats: async ({ shimOnly }) => ({
+    stats: async () => ({
       calls: deps.calls.methods.map((stats) => ({
         ...stats,
         count: BigInt(stats.count),
@@ -64,7 +64,7 @@ export function controlHandlers(deps: ControlDeps): ServiceHandlers<typeof Contr
         buckets: stats.buckets.map(BigInt),
       })),
       callBoundsSeconds: [...CALL_BOUNDS_SECONDS],
-      ...(shimOnly ? {} : await guestStats(sandbox.runningMachine, sandbox.containers)),
+      ...(await guestStats(sandbox.runningMachine, sandbox.containers)),
       ...(sandbox.runningMachine && { vsock: linkStats(sandbox.runningMachine) }),
       bootSteps: steps(sandbox.bootSteps),
       state: sandbox.state,

@@ -90,9 +90,9 @@ export class OutputEnd {
     if (this.#kept.length === 0) this.#kept.clear();
   }
 
-  /** Looks at the pipe for the reader, or no longer. */
-  watch(reader: OutputReader, on: boolean): void {
-    if (reader === this.#reader) this.#watch?.set(on ? EPOLLIN : 0);
+  /** Looks at the pipe for the reader, until something is there. */
+  watch(reader: OutputReader): void {
+    if (reader === this.#reader) this.#watch?.set(EPOLLIN);
   }
 
   detach(reader: OutputReader): void {
@@ -184,7 +184,7 @@ export class OutputReader {
   /** Calls back once when read() or `ended` may have changed. */
   whenReadable(callback: () => void): void {
     this.#onReadable = callback;
-    this.#source.watch(this, true);
+    this.#source.watch(this);
   }
 
   detach(): void {
