@@ -3,7 +3,7 @@
  * the places where the guest has it into the spec. What several containers mount is made once.
  */
 import type { GuestAgent } from "../agent/guest-agent.ts";
-import { describeError, SandboxError } from "../base/errors.ts";
+import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { BindPlan, MemoryPlan, MemoryVolume } from "../oci/rewrite.ts";
@@ -14,6 +14,8 @@ import type { SharedTree } from "../resources/share/shared-tree.ts";
 /** Where the guest sees the shared tree, and where it has volumes of its own (docs/protocol.md). */
 const GUEST_SHARED = "/run/caisson/shared";
 const GUEST_VOLUMES = "/run/caisson/volumes";
+/** No inotify instance left (fs.inotify.max_user_instances, 128 for all of root's programs), or no watch. */
+const WATCH_LIMITS: ReadonlySet<string> = new Set(["EMFILE", "ENOSPC"]);
 /** How often the kubelet may exchange the files again while they are being copied. */
 const COPY_ATTEMPTS = 3;
 
@@ -75,13 +77,15 @@ export class PodVolumes {
     if (!bind.copied) return `${GUEST_SHARED}/${shared.name}`;
     const guestPath = `${GUEST_VOLUMES}/${shared.name.split("/").at(-1)}`;
     const follower = this.#followers.get(guestPath) ?? this.#follow(bind.source, shared.name, guestPath);
+    if (follower === undefined) return `${GUEST_SHARED}/${shared.name}`;
     follower.holders++;
     undo.defer(`copy of ${bind.destination}`, () => this.#letGo(guestPath, follower));
     await follower.ready;
     return guestPath;
   }
 
-  #follow(source: string, sharedName: string, guestPath: string): Follower {
+  /** @returns undefined where the host cannot watch it any more: the guest then has the original itself. */
+  #follow(source: string, sharedName: string, guestPath: string): Follower | undefined {
     const { log } = this.#deps;
     let work: Promise<void> = Promise.resolve();
     let waiting = false;
@@ -97,7 +101,16 @@ export class PodVolumes {
         if (!closed) await this.#copy(source, sharedName, guestPath).catch(warn);
       });
     };
-    const watcher = watchAtomicVolume(source, changed, warn);
+    let watcher: ReturnType<typeof watchAtomicVolume>;
+    try {
+      watcher = watchAtomicVolume(source, changed, warn);
+    } catch (error) {
+      if (!WATCH_LIMITS.has(errnoOf(error) ?? "")) throw error;
+      const text =
+        "the host can watch no more files: changes of a volume reach the guest without inotify events";
+      log.warn({ path: source, err: describeError(error) }, `${text} (sysctl fs.inotify)`);
+      return undefined;
+    }
     const ready = this.#copy(source, sharedName, guestPath);
     work = ready.catch(() => undefined);
     const close = async () => {

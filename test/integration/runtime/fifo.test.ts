@@ -5,8 +5,8 @@ import os from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { openFifoSink, openFifoSource } from "../../../src/runtime/stdio/fifo.ts";
+import { runWithoutInotify } from "./without-inotify.ts";
 
 function makeFifo(t: TestContext): string {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "fifo-"));
@@ -114,11 +114,7 @@ test("a FIFO sink tells when what was written has been read, and stops telling",
 
 test("a FIFO sink ends when it was read also on a host that has no inotify instance left", (t) => {
   const file = makeFifo(t);
-  const program = fileURLToPath(new URL("fifo-without-inotify.ts", import.meta.url));
-  const none = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"';
-  const node = [process.execPath, "--import", "tsx", program, file];
-  const said = execFileSync("unshare", ["-Ur", "sh", "-c", none, "sh", ...node], { encoding: "utf8" });
-  assert.equal(said, "whole true");
+  assert.equal(runWithoutInotify("fifo-without-inotify.ts", file), "whole true");
 });
 
 test("a finished FIFO sink that nobody reads ends with close()", async (t) => {
