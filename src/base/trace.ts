@@ -21,6 +21,8 @@ export interface SpanOptions {
   /** client: the other side is told by TRACEPARENT and reports a span of its own. Default internal. */
   readonly kind?: "internal" | "client";
   readonly attributes?: SpanAttributes;
+  /** Code that is in no span (what earlier requests left running) is in this one, then in those around it, while they last. */
+  readonly adopts?: boolean;
 }
 
 export interface Tracer {

@@ -436,7 +436,7 @@ export class Sandbox {
     failPoint("stop.machine");
     // The guest reports a call after its answer: the last one's report would go down with the machine.
     await reportsIn(timeoutMs("guestReport"));
-    await traced("machine end", async () => this.#machine?.[Symbol.asyncDispose]());
+    await traced("machine end", async () => this.#machine?.[Symbol.asyncDispose](), { adopts: true });
   }
 
   async #removeWorkspace(): Promise<void> {

@@ -8,6 +8,7 @@
 import * as sys from "sys";
 import type { EventLoop } from "../event-loop.ts";
 import { F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK } from "../linux.ts";
+import { currentTraceId } from "../tracing.ts";
 import { InputEnd } from "./input-end.ts";
 import { OutputEnd } from "./output-end.ts";
 
@@ -26,6 +27,8 @@ export type StdioFds =
 
 export class ProcessStdio {
   readonly layout: StdioLayout;
+  /** Of the call that makes the process; empty for none. */
+  readonly traceId = currentTraceId();
   readonly stdin: InputEnd | undefined;
   readonly stdout: OutputEnd | undefined;
   readonly stderr: OutputEnd | undefined;

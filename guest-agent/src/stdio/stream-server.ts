@@ -5,6 +5,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { describeError, SandboxError } from "../../../src/base/errors.ts";
 import type { Log } from "../../../src/base/log.ts";
+import { logField } from "../../../src/base/log-fields.ts";
 import { StreamKind, type StreamOpen, StreamOpenSchema } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { FramedStream } from "../../../src/streams/index.ts";
 import type { FdStream } from "../fd-stream.ts";
@@ -59,9 +60,10 @@ export class StreamServer {
   async #attach(stream: FramedStream, payload: Uint8Array): Promise<void> {
     let open: StreamOpen;
     let end: InputEnd | OutputEnd;
+    let trace: string;
     try {
       open = fromBinary(StreamOpenSchema, payload);
-      end = this.#find(open);
+      [end, trace] = this.#find(open);
     } catch (error) {
       stream.reset(describeError(error));
       return;
@@ -71,12 +73,19 @@ export class StreamServer {
       else await serveInput(end, stream);
     } catch (error) {
       stream.reset(describeError(error));
-      const fields = { container: open.containerId, exec: open.execId, err: describeError(error) };
+      const { containerId: container, execId: exec } = open;
+      const fields = {
+        container,
+        exec,
+        err: describeError(error),
+        ...(trace && { [logField.trace]: trace }),
+      };
       this.#deps.log.debug(fields, `stdio stream of kind ${open.kind} ended early`);
     }
   }
 
-  #find({ containerId, execId, kind }: StreamOpen): InputEnd | OutputEnd {
+  /** The end that is asked for, and its process's trace. */
+  #find({ containerId, execId, kind }: StreamOpen): [InputEnd | OutputEnd, string] {
     const stdio = this.#deps.stdio(containerId, execId);
     const name = execId === "" ? `container ${containerId}` : `process ${execId} of container ${containerId}`;
     if (stdio === undefined) throw new SandboxError("ERR_NOT_FOUND", `there is no ${name}`);
@@ -86,7 +95,7 @@ export class StreamServer {
       [StreamKind.STDERR, stdio.stderr],
     ]).get(kind);
     if (end === undefined) throw new SandboxError("ERR_NOT_FOUND", `${name} has no stream of kind ${kind}`);
-    return end;
+    return [end, stdio.traceId];
   }
 }
 

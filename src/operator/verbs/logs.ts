@@ -17,8 +17,12 @@ export async function runLogs(args: Arguments, host: OperatorHost): Promise<numb
     for (const one of inOrder(records).filter(wanted))
       host.stdout(args.flag("json") ? `${one.raw}\n` : `${formatRecord(one, host.paint)}\n`);
   };
-  const tails = [new LogTail(record.paths.shimLog), new LogTail(record.paths.consoleLog)];
-  const read = () => tails.flatMap((tail) => tail.read());
+  const [shimLog, consoleLog] = [new LogTail(record.paths.shimLog), new LogTail(record.paths.consoleLog)];
+  // With enable_debug the console is in the shim's log, too.
+  const read = () => [
+    ...shimLog.read().filter(({ component }) => component !== "console"),
+    ...consoleLog.read(),
+  ];
   const all = inOrder(read());
   const before = all.filter(wanted);
   if (before.length === 0 && all.length > 0) {

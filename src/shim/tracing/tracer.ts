@@ -1,7 +1,8 @@
 /**
  * The tracer of a shim: spans of the requests that it serves, found again in everything that a request does through
  * Node's AsyncLocalStorage. A span ends with its work; code that goes on behind it (a connection that was opened by a
- * request, say) belongs to no span from then on.
+ * request, say) belongs to the spans around it for as long as they last, then to none, but for one that adopts it: what
+ * a child process of the sandbox says while a request ends it is of that request.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
@@ -11,6 +12,8 @@ import type { FinishedSpan } from "./otlp.ts";
 
 interface LiveSpan extends TraceContext {
   readonly startNs: bigint;
+  /** The span around it. */
+  readonly within: LiveSpan | undefined;
   ended: boolean;
   /** performance.now() of the guest's answer, for a call that it has answered. */
   answeredAtMs?: number;
@@ -36,6 +39,8 @@ const originNs = BigInt(Date.now()) * 1_000_000n - process.hrtime.bigint();
 
 export class ShimTracer implements Tracer {
   readonly #current = new AsyncLocalStorage<LiveSpan>();
+  /** The last one that adopts. */
+  #adopting: LiveSpan | undefined;
   readonly #export: (span: FinishedSpan) => void;
   /** Spans whose id went to the guest, oldest first. */
   readonly #awaited = new Map<string, LiveSpan>();
@@ -47,18 +52,17 @@ export class ShimTracer implements Tracer {
   }
 
   current(): TraceContext | undefined {
-    const span = this.#current.getStore();
-    return span?.ended === false ? span : undefined;
+    return lasting(this.#current.getStore()) ?? lasting(this.#adopting);
   }
 
   run<T>(
     name: string,
-    { kind = "internal", attributes = {} }: SpanOptions,
+    { kind = "internal", attributes = {}, adopts = false }: SpanOptions,
     work: () => Promise<T>,
   ): Promise<T> {
     const parent = this.current();
     if (parent === undefined) return work();
-    return this.#measure({ name, kind, attributes, parent, startNs: nowNs() }, work);
+    return this.#measure({ name, kind, attributes, parent, startNs: nowNs() }, work, adopts);
   }
 
   /**
@@ -123,13 +127,15 @@ export class ShimTracer implements Tracer {
     });
   }
 
-  async #measure<T>(init: NewSpan, work: (span: TraceContext) => Promise<T>): Promise<T> {
+  async #measure<T>(init: NewSpan, work: (span: TraceContext) => Promise<T>, adopts = false): Promise<T> {
     const span: LiveSpan = {
       traceId: init.parent?.traceId ?? randomBytes(16).toString("hex"),
       spanId: newSpanId(),
       startNs: init.startNs,
+      within: lasting(this.#current.getStore()),
       ended: false,
     };
+    if (adopts) this.#adopting = span;
     if (init.kind === "client") this.#await(span);
     let failure = "";
     try {
@@ -166,6 +172,13 @@ export class ShimTracer implements Tracer {
     const times = { startUnixNano: startNs, endUnixNano: endNs };
     this.#export({ traceId, spanId, parentSpanId, name, kind, attributes, error, service, ...times });
   }
+}
+
+/** `span`, or the innermost around it that has not ended. */
+function lasting(span: LiveSpan | undefined): LiveSpan | undefined {
+  let found = span;
+  while (found?.ended === true) found = found.within;
+  return found;
 }
 
 const newSpanId = (): string => randomBytes(8).toString("hex");

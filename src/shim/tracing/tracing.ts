@@ -29,7 +29,7 @@ type Handler = (request: unknown, context: CallContext) => unknown;
 
 /** Calls that make the sandbox: before them there is nothing to trace. */
 const FIRST_CALLS: ReadonlySet<string> = new Set(["create", "createSandbox"]);
-/** Calls that last as long as what they wait for. */
+/** Calls that last as long as what they wait for: no spans of their own, their records have the caller's trace. */
 const NOT_TRACED: ReadonlySet<string> = new Set(["wait", "waitSandbox"]);
 
 export class Tracing {
@@ -54,7 +54,14 @@ export class Tracing {
     const entries = Object.entries(handlers).map(([name, value]) => {
       // One of ServiceHandlers, whose arguments are passed on as they came.
       const handler = (value as Handler).bind(handlers);
-      if (NOT_TRACED.has(name)) return [name, handler];
+      if (NOT_TRACED.has(name)) {
+        const marked: Handler = (request, context) => {
+          const caller = this.#tracer === undefined ? undefined : callerOf(context);
+          if (caller?.sampled === true) context.traceId = caller.traceId;
+          return handler(request, context);
+        };
+        return [name, marked];
+      }
       const tracedHandler: Handler = (request, context) => {
         if (this.#tracer !== undefined) return this.#serve(this.#tracer, 0, request, context, handler);
         if (this.#decided !== undefined || !FIRST_CALLS.has(name)) return handler(request, context);
@@ -85,7 +92,7 @@ export class Tracing {
     context: CallContext,
     handler: Handler,
   ): unknown {
-    const parent = parseTraceparent(context.metadata.get(TRACEPARENT)?.[0] ?? "");
+    const parent = callerOf(context);
     if (parent?.sampled === false) return handler(request, context);
     const { service, method } = context;
     const attributes = {
@@ -130,6 +137,9 @@ export class Tracing {
     }
   }
 }
+
+/** The span that a call was made in, where its caller tells. */
+const callerOf = (context: CallContext) => parseTraceparent(context.metadata.get(TRACEPARENT)?.[0] ?? "");
 
 /** The container and process that a request names. */
 function subject(request: unknown): Record<string, string> {

@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { shimProgram } from "../../../src/operator/program.ts";
 import type { Pod, PodContainer } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd } from "../../harness/cri-suite.ts";
 import { withOperator } from "../../harness/operator.ts";
@@ -179,20 +180,91 @@ ownTest("logs is one stream of everybody in the order of time, and follows to th
   assert.equal(wrong.code, 2, describeResult(wrong));
 });
 
-ownTest("logs has shim, agent, guest console, QEMU and virtiofsd, each under its name", OURS, async () => {
-  host().configure({
-    "runtime.enable_debug": true,
-    "hypervisor.qemu.enable_debug": true,
-    "hypervisor.qemu.virtio_fs_extra_args": ["-d"],
-    "agent.caisson.enable_debug": true,
-  });
-  const pod = await host().runPod("caisson");
-  host().configure();
-  const records = jsonLines(await shimOk(["logs", "--json", pod.id]));
-  const components = new Set(records.map(({ component = "shim" }) => component));
-  for (const name of ["shim", "agent", "console", "qemu", "virtiofsd"])
-    assert.ok(components.has(name), `${name} is not among ${[...components].join(" ")}`);
-  await host().release(pod);
+ownTest(
+  "logs has shim, agent, guest console, QEMU and virtiofsd in one stream, and goes on with it",
+  OURS,
+  async () => {
+    host().configure({
+      "runtime.enable_debug": true,
+      "hypervisor.qemu.enable_debug": true,
+      "hypervisor.qemu.virtio_fs_extra_args": ["-d"],
+      // No processor and no emulation has both: QEMU says so.
+      "hypervisor.qemu.cpu_features": "+vmx,+svm",
+      "agent.caisson.enable_debug": true,
+    });
+    const pod = await host().runPod("caisson");
+    host().configure();
+    const speak = (words: string) =>
+      shimOk(["exec", pod.id, "--", "sh", "-c", `echo '<1>${words}' > /dev/kmsg`]);
+    await speak("first words");
+    const records = jsonLines(await shimOk(["logs", "--json", pod.id]));
+    const times = records.map(({ time }) => String(time));
+    assert.deepEqual(times, [...times].sort());
+    const text = records.map((record) => JSON.stringify(record)).join("\n");
+    const at = (component: string, what: RegExp): number => {
+      const index = records.findIndex(
+        (one) => (one.component ?? "shim") === component && what.test(`${one.msg} ${one.guest}`),
+      );
+      assert.ok(index >= 0, `no line of ${component} with ${what} in\n${text}`);
+      return index;
+    };
+    // What each says itself, in the order in which a sandbox comes up.
+    const order = [
+      at("qemu", /warning: .*requested feature/),
+      at("console", /Linux version \d/),
+      at("virtiofsd", /INIT/i),
+      at("shim", /^the guest is ready/),
+      at("console", /first words/),
+    ];
+    assert.ok(
+      order.every((index, place) => index > (order[place - 1] ?? -1)),
+      `${order}\n${text}`,
+    );
+    assert.equal(records.filter(({ msg }) => /first words/.test(String(msg))).length, 1, text);
+    const agent = at("agent", /CreateSandbox/);
+    assert.ok(at("console", /Linux version/) < agent && agent < at("console", /first words/), text);
+
+    await using tail = follow(["logs", "-f", "--tail", "1", pod.id]);
+    await speak("second words");
+    await tail.line(/^\d\d:\d\d:\d\d\.\d{3} console .*\] second words$/);
+    await pod.run();
+    await tail.line(/ agent .*CreateContainer/);
+    await host().release(pod);
+    await tail.closed;
+  },
+);
+
+ownTest("--json gives JSON for every verb that has it", OURS, async () => {
+  const { pod } = await thePod();
+  const dir = host().directory("json");
+  const file = join(dir, "configuration.toml");
+  writeFileSync(file, "[runtime]\nenable_debug = true\n");
+  /** What a verb needs besides; those that would go on for ever print once. */
+  const needs: Readonly<Record<string, readonly string[]>> = {
+    logs: [pod.id],
+    stats: ["--once"],
+    "net show": [pod.id],
+    "net doctor": [pod.id],
+    "config check": [file],
+    collect: ["--output", join(dir, "report.tar.gz")],
+    overhead: ["--seconds", "1"],
+  };
+  const perLine = new Set(["logs", "stats", "events"]);
+  const verbs = shimProgram.commands
+    .filter(({ options }) => options.some(({ name }) => name === "json"))
+    .map(({ name }) => name);
+  for (const name of [...Object.keys(needs), ...perLine, "list", "env", "check", "gc"])
+    assert.ok(verbs.includes(name), `${name} has no --json`);
+  for (const name of verbs) {
+    const result = await shim([...name.split(" "), "--json", ...(needs[name] ?? [])]);
+    // check may find something in this host.
+    assert.ok(result.code === 0 || (name === "check" && result.code === 1), describeResult(result));
+    const documents = perLine.has(name) ? result.stdout.trim().split("\n") : [result.stdout];
+    for (const text of documents) {
+      const value: unknown = JSON.parse(text);
+      assert.ok(typeof value === "object" && value !== null, `${name}: ${text}`);
+    }
+  }
 });
 
 ownTest(

@@ -56,6 +56,30 @@ const add = (exporter: SpanExporter, count: number) => {
   for (let i = 0; i < count; i++) exporter.add(span);
 };
 
+test("a collector that never answers delays the end by the limit of close(), not by that of a request", async (t) => {
+  let asked = () => undefined as unknown;
+  const requested = new Promise((resolve) => {
+    asked = () => resolve(undefined);
+  });
+  await using sink = await collector(() => asked());
+  // In the first test: a timer of another one could not be cleared meanwhile.
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { exporter } = exporterTo(sink.url, { maxBatch: 2, requestMs: 10_000 });
+  add(exporter, 6);
+  await requested;
+  let closed = false;
+  const closing = exporter.close(1_000).then(() => {
+    closed = true;
+  });
+  t.mock.timers.tick(999);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(closed, false);
+  // Neither the request under way nor those behind it get time of their own.
+  t.mock.timers.tick(1);
+  await closing;
+  assert.deepEqual(exporter.counts, { exported: 0, dropped: 6 });
+});
+
 test("spans go out in batches, the rest when it is closed", async () => {
   await using sink = await collector((response) => response.writeHead(200).end("{}"));
   const { exporter, warnings } = exporterTo(sink.url, { maxBatch: 4 });

@@ -46,6 +46,36 @@ test("what goes on after its request belongs to none", async () => {
   );
 });
 
+test("what goes on after its span is of the request around it, and after that of one that adopts", async () => {
+  const { spans, tracer: it } = tracer();
+  const left: string[] = [];
+  let speak = () => undefined as unknown;
+  const traceNow = () => it.current()?.traceId ?? "none";
+  const first = await it.serve("first", undefined, {}, 0, async (request) => {
+    await it.run("start", {}, async () => {
+      const { AsyncResource } = await import("node:async_hooks");
+      // As a child process that was started here calls back.
+      const child = new AsyncResource("child");
+      speak = () => child.runInAsyncScope(() => left.push(traceNow()));
+    });
+    speak();
+    return request.traceId;
+  });
+  speak();
+  const second = await it.serve("second", undefined, {}, 0, async (request) => {
+    speak();
+    await it.run("end", { adopts: true }, async () => speak());
+    speak();
+    return request.traceId;
+  });
+  speak();
+  assert.deepEqual(left, [first, "none", "none", second, second, "none"]);
+  assert.deepEqual(
+    spans.map(({ name }) => name),
+    ["start", "first", "end", "second"],
+  );
+});
+
 test("an error is the span's and the caller's", async () => {
   const { spans, tracer: it } = tracer();
   const failing = it.serve("request", undefined, {}, 0, () => Promise.reject(new Error("no disk")));
