@@ -52,6 +52,7 @@ ledgeredTest("a first process that runs out of memory ends the container with 13
 
 ledgeredTest("a cpu quota slows the container down and shows in its metrics", async (host) => {
   const flags = ["--cpu-quota", "10000", "--cpu-period", "100000"];
+  host.configure({ "runtime.stats_format": "v2" });
   const id = await host.runDetached(["sh", "-c", "while :; do :; done"], { flags });
   await new Promise((resolve) => setTimeout(resolve, 1500));
   const { stdout } = await host.containerd.ctrOk(["task", "metrics", "--format", "json", id]);
