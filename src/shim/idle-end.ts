@@ -1,7 +1,7 @@
 /**
  * Tells when a shim may have been forgotten: when no call was made for a while, and at once when the last call ended
- * without its caller. containerd was killed then; the next one finds our socket and, where there is no task behind it,
- * keeps both for ever.
+ * without its caller, or its caller hung up behind it. containerd was killed then; the next one finds our socket and,
+ * where there is no task behind it, keeps both for ever.
  */
 import type { CallContext, ServiceRegistration } from "../ttrpc/service.ts";
 
@@ -16,6 +16,11 @@ export class IdleEnd {
     this.#limitMs = limitMs;
     this.#expired = expired;
     this.#wait();
+  }
+
+  /** Somebody has hung up. */
+  hungUp(): void {
+    if (this.#running === 0) this.#expired();
   }
 
   /** The same service, its calls noted. */

@@ -66,11 +66,13 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
     log,
   });
   const events = new EventLog();
+  let hadSandbox = false;
   const tasks = new Tasks({
     log,
     events: new TaskEvents(events.tee(publisher)),
     openSandbox: sandboxOpener({ identity, runDir: dir, socket, log }),
     onSandbox: ({ sandbox, config }) => {
+      hadSandbox = true;
       log.addFile(sandboxPaths(dir).shimLog);
       const { namespace, sandboxId } = identity;
       return openControl({ sandboxId, namespace, dir, sandbox, config, calls, tracing, events, log });
@@ -120,7 +122,9 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
     // No client half-closes: an end of file is the end of containerd, and calls in progress are to know.
     limits: { halfCloseMs: 0 },
   });
-  const listener = net.createServer((socket) => void server.serve(byteStreamFromSocket(socket)));
+  const listener = net.createServer((socket) => {
+    void server.serve(byteStreamFromSocket(socket)).then(() => hadSandbox && idle.hungUp());
+  });
   listener.on("error", (error) => log.error({ err: describeError(error) }, "the task socket failed"));
   listener.listen({ fd: init.listenFd }, () => failPoint("server.listening"));
 

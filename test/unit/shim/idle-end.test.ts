@@ -97,3 +97,29 @@ test("IdleEnd expires at once when the last call ends without its caller", async
     mock.timers.reset();
   }
 });
+
+test("IdleEnd expires at once when somebody hangs up while no call runs", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  try {
+    let expired = 0;
+    const idle = new IdleEnd(LIMIT_MS, () => {
+      expired += 1;
+    });
+    let finish: () => void = () => undefined;
+    const slow: MethodHandler = () =>
+      new Promise((resolve) => {
+        finish = () => resolve(new Uint8Array());
+      });
+    const call = idle.watched({ name: "s", methods: new Map([["M", slow]]) }).methods.get("M");
+    const running = call?.(new Uint8Array(), context);
+    idle.hungUp();
+    assert.equal(expired, 0, "a call of somebody else is running");
+    finish();
+    await running;
+    assert.equal(expired, 0, "its caller is there");
+    idle.hungUp();
+    assert.equal(expired, 1);
+  } finally {
+    mock.timers.reset();
+  }
+});
