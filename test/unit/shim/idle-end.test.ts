@@ -101,24 +101,21 @@ test("IdleEnd expires at once when the last call ends without its caller", async
 test("IdleEnd expires at once when somebody hangs up while no call runs", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   try {
-    let expired = 0;
-    const idle = new IdleEnd(LIMIT_MS, () => {
-      expired += 1;
+    const expired = mock.fn();
+    const idle = new IdleEnd(LIMIT_MS, expired);
+    let finish: (answer: Uint8Array) => void = () => undefined;
+    const answer = new Promise<Uint8Array>((resolve) => {
+      finish = resolve;
     });
-    let finish: () => void = () => undefined;
-    const slow: MethodHandler = () =>
-      new Promise((resolve) => {
-        finish = () => resolve(new Uint8Array());
-      });
-    const call = idle.watched({ name: "s", methods: new Map([["M", slow]]) }).methods.get("M");
-    const running = call?.(new Uint8Array(), context);
+    const { methods } = idle.watched({ name: "s", methods: new Map([["M", () => answer]]) });
+    const running = methods.get("M")?.(new Uint8Array(), context);
     idle.hungUp();
-    assert.equal(expired, 0, "a call of somebody else is running");
-    finish();
+    assert.equal(expired.mock.callCount(), 0, "a call of somebody else is running");
+    finish(new Uint8Array());
     await running;
-    assert.equal(expired, 0, "its caller is there");
+    assert.equal(expired.mock.callCount(), 0, "its caller is there");
     idle.hungUp();
-    assert.equal(expired, 1);
+    assert.equal(expired.mock.callCount(), 1);
   } finally {
     mock.timers.reset();
   }
