@@ -16,13 +16,13 @@ import { Task } from "../gen/containerd/task/v2/task_pb.ts";
 import { sandboxDir } from "../persist/run-dir.ts";
 import { type Client, createClient, TtrpcClient } from "../ttrpc/index.ts";
 import { byteStreamFromSocket } from "../ttrpc/node-stream.ts";
-import { componentName, processUsage, proportionalBytes } from "./processes.ts";
+import { componentName, type ProportionalMemory, processUsage, proportionalMemory } from "./processes.ts";
 import { readSandbox } from "./sandbox-record.ts";
 
 export interface IdlePod {
   readonly seconds: number;
-  /** Proportional set size in bytes at the end, by component. */
-  readonly memory: Readonly<Record<string, number>>;
+  /** At the end, by component. */
+  readonly memory: Readonly<Record<string, ProportionalMemory>>;
   /** Seconds of processor time in that time, by component. */
   readonly cpuSeconds: Readonly<Record<string, number>>;
   /** Milliseconds from `start` to the pod being ready. */
@@ -83,7 +83,10 @@ async function measure(dir: string, { seconds, signal }: IdlePodInit) {
       Object.entries(after).map(([name, value]) => [name, value - (before[name] ?? 0)]),
     ),
     memory: Object.fromEntries(
-      processes.map(({ name, pid }) => [componentName(name), proportionalBytes(pid) ?? 0]),
+      processes.map(({ name, pid }) => [
+        componentName(name),
+        proportionalMemory(pid) ?? { bytes: 0, fileBytes: 0 },
+      ]),
     ),
   };
 }

@@ -43,10 +43,18 @@ export function processUsage(pid: number): ProcessUsage | undefined {
   }
 }
 
-/** Proportional set size in bytes; undefined when it has ended or may not be looked into. Costs a page table walk. */
-export function proportionalBytes(pid: number): number | undefined {
+/** Proportional set size in bytes (Documentation/filesystems/proc.rst, smaps_rollup). */
+export interface ProportionalMemory {
+  readonly bytes: number;
+  /** The part of it that is pages of files: programs, and in a QEMU the guest's kernel and initrd. */
+  readonly fileBytes: number;
+}
+
+/** Undefined when it has ended or may not be looked into. Costs a page table walk. */
+export function proportionalMemory(pid: number): ProportionalMemory | undefined {
   try {
-    return keyNumber(fs.readFileSync(`/proc/${pid}/smaps_rollup`, "latin1"), "Pss") * 1024;
+    const text = fs.readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
+    return { bytes: keyNumber(text, "Pss") * 1024, fileBytes: keyNumber(text, "Pss_File") * 1024 };
   } catch {
     return undefined;
   }

@@ -250,7 +250,8 @@ const hostCommands: readonly CommandDefinition[] = [
     summary: "measure what an idle pod costs, and print the RuntimeClass",
     description:
       "Runs a pod that does nothing through the installed shim, waits, and measures the memory and processor time of its " +
-      "processes on the host. Prints the YAML of a RuntimeClass with that as its overhead.",
+      "processes on the host. Prints the YAML of a RuntimeClass with that as its overhead; pages of files, which all pods " +
+      "share, are not in it.",
     options: [
       { name: "seconds", value: "N", help: "how long to measure (default: 10)" },
       { name: "handler", value: "NAME", help: "handler in the RuntimeClass (default: caisson)" },

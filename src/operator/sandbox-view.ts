@@ -2,7 +2,7 @@
 import { SandboxError } from "../base/errors.ts";
 import type { StatusResponse } from "../gen/caisson/control/v1/control_pb.ts";
 import { connectControl } from "./control-client.ts";
-import { componentName, proportionalBytes } from "./processes.ts";
+import { componentName, proportionalMemory } from "./processes.ts";
 import { fact, findSandboxes, numberFact, type SandboxRecord } from "./sandbox-record.ts";
 
 export interface SandboxView {
@@ -53,7 +53,7 @@ export function startedAt({ record, status }: SandboxView): number {
 export function memoryByComponent({ record }: Pick<SandboxView, "record">): Record<string, number> {
   const memory: Record<string, number> = {};
   for (const { name, pid } of record.processes) {
-    const bytes = proportionalBytes(pid);
+    const bytes = proportionalMemory(pid)?.bytes;
     const component = componentName(name);
     if (bytes !== undefined) memory[component] = (memory[component] ?? 0) + bytes;
   }

@@ -6,6 +6,7 @@ import { type Arguments, formatMemory, table } from "../../cli/index.ts";
 import { loadConfig } from "../../config/index.ts";
 import { type OperatorHost, printJson } from "../host.ts";
 import { type IdlePod, measureIdlePod } from "../idle-pod.ts";
+import type { ProportionalMemory } from "../processes.ts";
 import { sum } from "../sandbox-view.ts";
 import { absolutePath } from "./config.ts";
 
@@ -37,13 +38,15 @@ export async function runOverhead(args: Arguments, host: OperatorHost): Promise<
 
 /**
  * What the scheduler is told: memory with a tenth on top, in steps of 16 MiB; processor time with a quarter on top, in
- * steps of 10 thousandths of a CPU. Pure.
+ * steps of 10 thousandths of a CPU. Pages of files do not count: all pods of a node share them, and the host drops them
+ * when it needs memory. Pure.
  */
 export function podFixed(pod: Pick<IdlePod, "memory" | "cpuSeconds" | "seconds">): {
   memory: string;
   cpu: string;
 } {
-  const mebibytes = Math.ceil((sum(pod.memory) * 1.1) / (16 * MIB)) * 16;
+  const { bytes, fileBytes } = memoryOf(pod);
+  const mebibytes = Math.ceil(((bytes - fileBytes) * 1.1) / (16 * MIB)) * 16;
   const millicpus = Math.max(10, Math.ceil(((sum(pod.cpuSeconds) / pod.seconds) * 1000 * 1.25) / 10) * 10);
   return { memory: `${mebibytes}Mi`, cpu: `${millicpus}m` };
 }
@@ -66,15 +69,28 @@ scheduling:
 }
 
 function details(pod: IdlePod): string {
-  const rows = Object.keys(pod.memory).map((name) => [
+  const row = (name: string, { bytes, fileBytes }: ProportionalMemory, cpuSeconds: number) => [
     name,
-    formatMemory(pod.memory[name] ?? 0),
-    `${(((pod.cpuSeconds[name] ?? 0) / pod.seconds) * 1000).toFixed(0)}m`,
-  ]);
-  rows.push([
-    "total",
-    formatMemory(sum(pod.memory)),
-    `${((sum(pod.cpuSeconds) / pod.seconds) * 1000).toFixed(0)}m`,
-  ]);
-  return `${table(["COMPONENT", "MEMORY (PSS)>", "CPU>"], rows)}ready after ${(pod.startMs / 1000).toFixed(1)} s\n`;
+    formatMemory(bytes),
+    formatMemory(fileBytes),
+    `${((cpuSeconds / pod.seconds) * 1000).toFixed(0)}m`,
+  ];
+  const rows = Object.entries(pod.memory).map(([name, memory]) =>
+    row(name, memory, pod.cpuSeconds[name] ?? 0),
+  );
+  rows.push(row("total", memoryOf(pod), sum(pod.cpuSeconds)));
+  return (
+    table(["COMPONENT", "MEMORY (PSS)>", "OF IT FILES>", "CPU>"], rows) +
+    "pages of files are shared by all pods of the node and not counted in the overhead\n" +
+    `ready after ${(pod.startMs / 1000).toFixed(1)} s\n`
+  );
+}
+
+/** Of all components. */
+export function memoryOf({ memory }: Pick<IdlePod, "memory">): ProportionalMemory {
+  const all = Object.values(memory);
+  return {
+    bytes: all.reduce((total, { bytes }) => total + bytes, 0),
+    fileBytes: all.reduce((total, { fileBytes }) => total + fileBytes, 0),
+  };
 }

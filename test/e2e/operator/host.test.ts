@@ -277,7 +277,7 @@ ownTest("overhead measures an idle pod and prints a RuntimeClass that YAML reade
   const memory = Number(/^(\d+)Mi$/.exec(paths.get("overhead.podFixed.memory") ?? "")?.[1]);
   assert.ok(memory >= 50 && memory <= 600, `${memory} MiB`);
   assert.match(paths.get("overhead.podFixed.cpu") ?? "", /^\d+m$/);
-  assert.match(result.stderr, /COMPONENT +MEMORY \(PSS\) +CPU\n.*qemu /s);
+  assert.match(result.stderr, /COMPONENT +MEMORY \(PSS\) +OF IT FILES +CPU\n.*qemu /s);
 });
 
 ownTest("help and version are for everybody, and each command has its own", OURS, async () => {

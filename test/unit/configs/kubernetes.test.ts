@@ -31,8 +31,8 @@ test("the RuntimeClass is what `shim overhead` prints for the figures that it na
   const printed = text.split("\n").filter((line) => !line.startsWith("#"));
   assert.equal(printed.join("\n"), runtimeClass(handler, overhead.podFixed));
   const [, mebibytes, millicpus] =
-    /PSS (\d+) MiB and (\d+)m of processor time/.exec(text.replaceAll("\n# ", " ")) ?? [];
-  const memory = { pod: Number(mebibytes) * (1 << 20) };
+    /(\d+) MiB and (\d+)m of processor time/.exec(text.replaceAll("\n# ", " ")) ?? [];
+  const memory = { pod: { bytes: Number(mebibytes) * (1 << 20), fileBytes: 0 } };
   const measured = { memory, cpuSeconds: { pod: Number(millicpus) / 1000 }, seconds: 1 };
   assert.deepEqual(podFixed(measured), overhead.podFixed);
 });
