@@ -42,6 +42,7 @@ export const failPoints = {
   "exec.created": "the guest has created an additional process",
   "stdio.output": "a piece of output came from the guest and is not written",
   "stdio.input": "a piece of input was read and is not sent",
+  "exit.heard": "the guest has told the end of a process",
   "delete.drained": "the output of the ended process is delivered",
   "delete.removed": "the guest has forgotten the process",
   "release.container": "the container's mounts are gone, its directory is about to go",

@@ -30,6 +30,8 @@ import { Workspace, type WorkspaceInit } from "./workspace.ts";
 
 /** What the owner of the sandbox learns unasked. */
 export interface SandboxObserver {
+  /** The guest has told an exit, which is told on (`exited`) when the output before it was read. */
+  ended(process: ContainerProcess, exit: ProcessExit): void;
   /** A process ended, for whatever reason; called once for each. */
   exited(process: ContainerProcess, exit: ProcessExit): void;
   outOfMemory(containerId: string): void;
@@ -367,7 +369,10 @@ export class Sandbox {
       const { containerId, execId, status, exitedAtUnixNano, stdoutBytes, stderrBytes } = it.value;
       const exitedAt = new Date(Number(exitedAtUnixNano / 1_000_000n));
       const written = { stdout: Number(stdoutBytes), stderr: Number(stderrBytes) };
-      void this.#findProcess(containerId, execId)?.ended({ status, exitedAt }, written);
+      const process = this.#findProcess(containerId, execId);
+      if (process === undefined || process.hasEnded) return;
+      this.#init.observer.ended(process, { status, exitedAt });
+      void process.ended({ status, exitedAt }, written);
     } else if (it.case === "outOfMemory") {
       const { containerId } = it.value;
       if (this.#containers.get(containerId)?.noteOutOfMemory()) this.#init.observer.outOfMemory(containerId);

@@ -310,6 +310,8 @@ export class Tasks {
 
   #observer(request: SandboxRequest): SandboxObserver {
     return {
+      // A shim that is killed from here on has not lost it.
+      ended: (process, exit) => this.#noteExit(process, exit),
       exited: (process, exit) => void this.#exited(process, exit),
       outOfMemory: (containerId) => this.#outOfMemory(containerId),
       lost: () => request.lost?.(),

@@ -209,13 +209,16 @@ class Scenario {
   /** The container has ended by itself: that status stands, whatever happens to its remains. */
   async #teardown(): Promise<void> {
     this.#arm();
-    const call = this.#host.run(this.id, ["sh", "-c", `exit ${OWN_STATUS}`], {
+    const script = `sleep ${this.#step.lives ?? 0}; exit ${OWN_STATUS}`;
+    const call = this.#host.run(this.id, ["sh", "-c", script], {
       flags: ["--rm"],
       timeoutMs: CALL_LIMIT_MS,
     });
     await this.#strike(call);
     await this.#answer(call);
     if (this.#fault === "containerd") return;
+    // The client may be answered before containerd has run `delete`, which knows the status.
+    await this.#until(async () => this.#host.events.exitStatus(this.id) !== undefined);
     const status = this.#host.events.exitStatus(this.id);
     if (status !== OWN_STATUS) this.problem(`exit status ${status}, not ${OWN_STATUS}`);
   }

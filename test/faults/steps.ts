@@ -27,6 +27,8 @@ export interface Step {
   readonly passage?: number;
   /** How the container must be run to get there; as any when absent. */
   readonly way?: Way;
+  /** Seconds that the container runs, where it must not end before its start is answered; 0 when absent. */
+  readonly lives?: number;
   /** Passed by `start` and not by the server. */
   readonly inStart?: boolean;
 }
@@ -58,6 +60,7 @@ export const steps: readonly Step[] = [
   { name: "exec: start.started", phase: "exec", point: "start.started", has: all },
   { name: "exec: delete.drained", phase: "exec", point: "delete.drained", has: all },
   ...at("stdio", all, "stdio.output", "stdio.input"),
+  { name: "exit.heard", phase: "teardown", point: "exit.heard", has: all, lives: 1 },
   ...at("teardown", all, "delete.drained", "delete.removed", "release.container", "stop.machine"),
   ...at("teardown", none, "stop.workspace", "shutdown.stopped"),
 ];

@@ -111,6 +111,7 @@ export class ProcessIo {
     });
     this.#wake();
     try {
+      failPoint("exit.heard");
       await Promise.race([taken, this.#outputs, stopped]);
       const moved = () => void this.#progress++;
       await Promise.all(OUTPUTS.map((name) => this.#host[name]?.read?.(moved, enough.signal)));

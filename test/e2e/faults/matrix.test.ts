@@ -9,6 +9,7 @@ testCells([
   "virtiofsd @ boot.launched",
   "vsock @ exec: start.started",
   "agent @ stdio.output",
+  "shim @ exit.heard",
   "containerd @ boot.launched",
   "guest kernel panic @ idle",
   "QEMU stopped (SIGSTOP) @ idle, then kill -9",

@@ -93,7 +93,7 @@ function makeSandbox(dir: string, mounts: MountSyscalls): Sandbox {
     },
     createLimitMs: 1000,
     single: false,
-    observer: { exited() {}, outOfMemory() {}, lost() {} },
+    observer: { ended() {}, exited() {}, outOfMemory() {}, lost() {} },
     log: silentLog,
   });
 }
