@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that building, testing and the demo need, on Debian 12 or 13 with Node 20 or later and root.
+# Everything that building, testing and the demo need, on Debian 12 or 13 with Node 20.18 or later and root.
 # Runs again in well under a second when nothing changed. What it fetches and builds is below .cache, dist and
 # node_modules; on the system it only installs missing Debian packages. CAISSON_SETUP_FORCE=1 ignores the stamp.
 set -euo pipefail
@@ -20,10 +20,9 @@ TOOLS_KEY="2 $VSOCK_SUITE ${VSOCK_PACKAGES[*]} busybox-static"
 CONTAINERD_KEY=1
 
 check_system() {
-  local major
-  command -v node >/dev/null || setup_fail "Node.js is not installed; version 20 or later is needed"
-  major=$(node -p 'process.versions.node.split(".")[0]')
-  ((major >= 20)) || setup_fail "Node.js $major is too old; version 20 or later is needed"
+  command -v node >/dev/null || setup_fail "Node.js is not installed; version 20.18 or later is needed"
+  node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 2018 ? 1 : 0)' ||
+    setup_fail "Node.js $(node --version) is too old; version 20.18 or later is needed"
   NODE_HEADERS=$(node -p 'require("node:path").resolve(process.execPath, "../../include/node")')
   command -v npm >/dev/null || setup_fail "npm is not installed; it comes with Node.js or as the Debian package npm"
   [[ $(uname -m) == x86_64 ]] || setup_fail "this machine is $(uname -m); only x86_64 is supported"

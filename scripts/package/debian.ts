@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { LEAST_NODE } from "../../src/operator/versions.ts";
 import { MAINTAINER } from "./documents.ts";
 
 export interface MetadataInit {
@@ -61,7 +62,7 @@ export function dependencyNames(suite: "bookworm" | "trixie"): string[] {
 }
 
 function control({ withNode, version, installedBytes }: MetadataInit): string {
-  const depends = [...DEPENDS, ...(withNode ? NODE_DEPENDS : ["nodejs (>= 20)"])].sort();
+  const depends = [...DEPENDS, ...(withNode ? NODE_DEPENDS : [`nodejs (>= ${LEAST_NODE})`])].sort();
   return `Package: caisson
 Version: ${version}
 Architecture: amd64

@@ -107,7 +107,10 @@ export class GuestAgent {
     }
   }
 
-  /** Opens a stdio stream of a process. The caller reads or writes it to its end, or resets it. */
+  /**
+   * Opens a stdio stream of a process. The caller reads or writes it to its end, or resets it.
+   * @throws SandboxError ERR_STATE with the guest's reason when it refuses, ERR_UNAVAILABLE, ERR_DEADLINE.
+   */
   async openStream(open: {
     containerId: string;
     execId: string;
@@ -129,7 +132,7 @@ export class GuestAgent {
 
   /**
    * Connects to a TCP port of the guest. Both directions of the Duplex end on their own.
-   * @throws SandboxError ERR_UNAVAILABLE with the guest's reason, ERR_DEADLINE, or the signal's reason.
+   * @throws SandboxError ERR_STATE with the guest's reason, ERR_UNAVAILABLE, ERR_DEADLINE, or the signal's reason.
    */
   async openForward(to: { address: string; port: number }, signal: AbortSignal): Promise<Duplex> {
     const either = AbortSignal.any([signal, this.#closing.signal]);

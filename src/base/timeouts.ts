@@ -26,6 +26,8 @@ const base = {
   /** How long an exit is kept back for the output that came before it; then, for a reader that does not read it. */
   exitOutput: 2_000,
   exitReader: 500,
+  /** From the break of an output stream to one that stands in its place. */
+  stdioRedial: 5_000,
   /** Without progress of a stdio stream after exit, before it is cut at Delete. */
   stdioDrain: 5_000,
   /** All draining of a process's output after its exit, however it moves: the guest decides how much comes. */

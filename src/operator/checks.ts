@@ -9,10 +9,11 @@ import { runRoot } from "../persist/run-dir.ts";
 import type { OperatorHost } from "./host.ts";
 import { deviceProblem, hostFacts, readQuietly } from "./host-facts.ts";
 import { imageFacts } from "./image-facts.ts";
+import { inotifyInstances, takenInstances } from "./inotify.ts";
 import { type Distro, distroOf, installCommand } from "./packages.ts";
 import { findSandboxes } from "./sandbox-record.ts";
 import { loadTools } from "./tools.ts";
-import { atLeast, firstLineOf, versionIn } from "./versions.ts";
+import { atLeast, firstLineOf, LEAST_NODE, versionIn } from "./versions.ts";
 
 export interface CheckResult {
   readonly name: string;
@@ -32,8 +33,8 @@ type Check = (context: Context) => Promise<CheckResult> | CheckResult;
 
 /** The oldest that are tested (docs/limitations.md). */
 const LEAST_QEMU = "7.2";
-const LEAST_NODE = "20.0";
 const LEAST_CONTAINERD = "1.6";
+const MAX_INSTANCES = "/proc/sys/fs/inotify/max_user_instances";
 const MIB = 1 << 20;
 
 const ok = (name: string, found: string): CheckResult => ({ name, status: "ok", found, remedy: "" });
@@ -93,6 +94,7 @@ const checks: readonly Check[] = [
   image,
   memory,
   hugePages,
+  inotify,
   runDirectory,
   containerd,
   runtimeInstalled,
@@ -280,6 +282,11 @@ function hugePages({ config }: Context): CheckResult {
         `${free} free of ${sizeMiB} MiB, ${wanted} for a machine`,
         `sysctl vm.nr_hugepages=${wanted * 8}`,
       );
+}
+
+function inotify(): CheckResult {
+  const { found, remedy } = inotifyInstances(readQuietly(MAX_INSTANCES), takenInstances());
+  return remedy === "" ? ok("inotify", found) : warning("inotify", found, remedy);
 }
 
 function runDirectory(): CheckResult {

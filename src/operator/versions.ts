@@ -1,6 +1,9 @@
 /** Versions of the programs that a sandbox is made of, as they tell them. */
 import { execFile } from "node:child_process";
 
+/** Symbol.asyncDispose is in Node from 20.4 on; execa asks for 20.5. package.json says the same. */
+export const LEAST_NODE = "20.5";
+
 const LIMIT_MS = 5_000;
 
 /** First line of what `file args` prints; undefined when it cannot be run. */

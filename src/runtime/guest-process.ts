@@ -43,8 +43,14 @@ export function guestProcess(
         throw error;
       }
     },
-    dial: (name, received) =>
-      agent.openStream({ containerId, execId, kind: KINDS[name], received: BigInt(received) }),
+    dial: async (name, received) => {
+      try {
+        return await agent.openStream({ containerId, execId, kind: KINDS[name], received: BigInt(received) });
+      } catch (cause) {
+        if (isLost()) throw new SandboxError("ERR_CANCELED", "the guest is gone", { cause });
+        throw cause;
+      }
+    },
   };
 }
 

@@ -78,7 +78,10 @@ export class FramedStream {
   };
   #settleClosed: (error: SandboxError | undefined) => void = ignore;
 
-  /** Opener: resolves when the peer took the stream; rejects with its reason, or when the connection broke before. */
+  /**
+   * Opener: resolves when the peer took the stream; rejects with ERR_STATE and its reason when it refused, otherwise when the
+   * connection broke before.
+   */
   readonly opened: Promise<void>;
   /** Resolves when it is all over: with undefined after EOF in both directions, else with what ended it. */
   readonly closed: Promise<SandboxError | undefined>;
@@ -333,7 +336,7 @@ export class FramedStream {
   #takeReset(payload: Uint8Array): void {
     const reason = decodeReason(payload);
     const text = reason === "" ? "the peer reset the stream" : `the peer reset the stream: ${reason}`;
-    this.#finish(new SandboxError("ERR_UNAVAILABLE", text), true);
+    this.#finish(new SandboxError(this.#established ? "ERR_UNAVAILABLE" : "ERR_STATE", text), true);
   }
 
   /** Grants what is due; several grants become one frame while the transport is busy. @returns the bytes granted. */

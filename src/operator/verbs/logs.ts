@@ -41,12 +41,10 @@ function filterOf(args: Arguments): (record: LogRecord) => boolean {
   const least = level === undefined ? 0 : LEVELS.indexOf(level);
   const since = args.value("since");
   const from = since === undefined ? "" : timeOf(since);
+  const names: readonly string[] = LEVELS;
   return (record) =>
     (components.length === 0 || components.includes(record.component)) &&
-    Math.max(
-      0,
-      LEVELS.findIndex((name) => name === record.level),
-    ) >= least &&
+    Math.max(0, names.indexOf(record.level)) >= least &&
     record.time >= from;
 }
 

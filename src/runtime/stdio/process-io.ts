@@ -8,6 +8,7 @@ import type { Log } from "../../base/log.ts";
 import { timeoutMs } from "../../base/timeouts.ts";
 import type { InputSource, OutputSink } from "./endpoints.ts";
 import type { HostStdio } from "./open.ts";
+import { Redial } from "./redial.ts";
 
 const OUTPUTS = ["stdout", "stderr"] as const;
 type OutputName = (typeof OUTPUTS)[number];
@@ -21,7 +22,10 @@ export interface GuestStream {
   reset(reason: string): void;
 }
 
-/** @param received bytes of this output that are here: the stream begins behind them. */
+/**
+ * @param received bytes of this output that are here: the stream begins behind them.
+ * @throws SandboxError ERR_UNAVAILABLE or ERR_DEADLINE where another attempt may succeed.
+ */
 export type DialStream = (name: StreamName, received: number) => Promise<GuestStream>;
 
 /** Bytes that a process has written to each of its outputs. */
@@ -29,9 +33,6 @@ export interface OutputBytes {
   readonly stdout: number;
   readonly stderr: number;
 }
-
-/** How often a broken output stream is dialled again before its output is given up. */
-const REDIALS = 3;
 
 /** What became of a process's output: `unread` by the host's reader, `unsent` by the guest, in time. */
 export type Drained = "delivered" | "unread" | "unsent";
@@ -41,8 +42,9 @@ export class ProcessIo {
   readonly #log: Log;
   readonly #streams = new Set<GuestStream>();
   readonly #failed = new Set<OutputSink>();
-  /** Output streams that have not come to their end. */
+  /** Output streams that have not come to their end, and outputs, whether or not there is a stream for them just now. */
   readonly #receiving = new Set<GuestStream>();
+  #unfinished = 0;
   #outputs: Promise<unknown> = Promise.resolve();
   #progress = 0;
   /** What the sinks have taken, or never will, and who is told when it becomes more. */
@@ -50,7 +52,7 @@ export class ProcessIo {
   #wake: () => void = () => undefined;
   /** Writes that a sink has not taken yet. */
   #writing = 0;
-  #closed = false;
+  readonly #closing = new AbortController();
   #late: NodeJS.Timeout | undefined;
 
   constructor(host: HostStdio, log: Log) {
@@ -161,7 +163,7 @@ export class ProcessIo {
   /** Ends everything at once; readers on the host see end of file. Idempotent. What remains to end is `released`. */
   close(): void {
     if (this.#closed) return;
-    this.#closed = true;
+    this.#closing.abort();
     clearTimeout(this.#late);
     for (const stream of this.#streams) stream.reset("closed by the host");
     this.#host.stdin?.close();
@@ -174,9 +176,13 @@ export class ProcessIo {
     await Promise.all([this.#host.stdout?.released, this.#host.stderr?.released]);
   }
 
+  get #closed(): boolean {
+    return this.#closing.signal.aborted;
+  }
+
   /** Whether it is the guest that something is to come from. */
   get #awaitsGuest(): boolean {
-    return this.#receiving.size > 0 && this.#writing === 0;
+    return this.#unfinished > 0 && this.#writing === 0;
   }
 
   /** A stream that stands still after the exit may have lost its end on the way; or somebody holds it, and it goes on. */
@@ -215,13 +221,16 @@ export class ProcessIo {
   }
 
   async #copyOutput(sink: OutputSink, first: GuestStream, dial: DialStream, name: OutputName): Promise<void> {
+    this.#unfinished++;
+    const redial = new Redial(this.#closing.signal);
     let stream = first;
     let received = 0;
-    for (let attempt = 0; ; attempt++) {
+    for (;;) {
       this.#receiving.add(stream);
       try {
         for await (const chunk of stream.readable) {
           received += chunk.length;
+          redial.moved();
           await this.#deliver(sink, chunk, name);
         }
         break;
@@ -231,16 +240,17 @@ export class ProcessIo {
         if (this.#closed) break;
         this.#log.debug({ err: describeError(error) }, `${name} stream broke; dialling again`);
         try {
-          if (attempt === REDIALS) throw error;
-          stream = await this.#open(dial, name, received);
+          stream = await redial.open(error, () => this.#open(dial, name, received));
         } catch (refusal) {
-          this.#log.warn({ err: describeError(refusal) }, `${name} was cut: its stream broke`);
+          if (!this.#closed)
+            this.#log.warn({ err: describeError(refusal) }, `${name} was cut: its stream broke`);
           break;
         }
       }
     }
     this.#streams.delete(stream);
     this.#receiving.delete(stream);
+    this.#unfinished--;
     try {
       await sink.finish(() => void this.#progress++);
     } catch (error) {

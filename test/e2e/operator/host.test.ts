@@ -82,6 +82,7 @@ ownTest(
       "vsock",
       "guest image",
       "memory",
+      "inotify",
       "tools for exec",
     ])
       assert.match(result.stdout, new RegExp(`^${name} +(ok|warning) +\\S`, "m"));

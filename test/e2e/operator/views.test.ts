@@ -1,17 +1,17 @@
 /** What `shim` shows of sandboxes: list, stats, logs, events, and the archive for a bug report. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { shimProgram } from "../../../src/operator/program.ts";
 import type { Pod, PodContainer } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd } from "../../harness/cri-suite.ts";
 import { withOperator } from "../../harness/operator.ts";
 import { describeResult, runOk } from "../../harness/run.ts";
+import { followShim } from "./follow-shim.ts";
 
 const suite = withOperator();
-const { host, command, shim, shimOk, shimAsNobody, ownTest } = suite;
+const { host, shim, shimOk, shimAsNobody, ownTest } = suite;
+const follow = (args: readonly string[]) => followShim(suite, args);
 const OURS = "runc has no guest";
 const SECRETS = ["s3cret-of-environment", "s3cret-of-annotation", "s3cret-of-label"];
 
@@ -36,36 +36,6 @@ const thePod = (): Promise<Started> => {
   })();
   return started;
 };
-
-/** A running `shim` whose lines are looked at as they come. The caller disposes of it. */
-function follow(args: readonly string[]) {
-  const [file = "", ...rest] = command(args);
-  const child = spawn(file, rest, { stdio: ["ignore", "pipe", "inherit"] });
-  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
-  const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
-  return {
-    async line(what: RegExp): Promise<string> {
-      const timer = setTimeout(() => child.kill("SIGKILL"), 180_000);
-      try {
-        for (;;) {
-          const { value, done } = await lines.next();
-          assert.notEqual(done, true, `no line with ${what}`);
-          if (what.test(value as string)) return value as string;
-        }
-      } finally {
-        clearTimeout(timer);
-      }
-    },
-    /** Ends by itself. */
-    closed,
-    async [Symbol.asyncDispose]() {
-      // nsenter's child is the program; both end with their reader.
-      for (const { pid, commandLine } of host().world.processes())
-        if (commandLine.endsWith(`shim ${args.join(" ")}`)) process.kill(pid, "SIGTERM");
-      await closed;
-    },
-  };
-}
 
 const jsonLines = (text: string): Record<string, unknown>[] =>
   text

@@ -116,7 +116,7 @@ test("the installed programs find their parts and run", async () => {
 test("control names the version and a Node that is new enough", () => {
   const control = readFileSync(join(dir, "deb/DEBIAN/control"), "utf8");
   assert.match(control, new RegExp(`^Version: ${VERSION}$`, "m"));
-  assert.match(control, /^Depends: .*\bnodejs \(>= 20\)/m);
+  assert.match(control, /^Depends: .*\bnodejs \(>= 20\.5\)/m);
 });
 
 test("the copyright file names every package that is bundled", () => {

@@ -241,8 +241,8 @@ test("the acceptor's reset reaches the opener as the reason why it was refused",
   const host = FramedStream.open(a, new Uint8Array(0));
   const { stream } = await FramedStream.accept(b);
   stream.reset("no container \u0007nginx");
-  await assert.rejects(host.opened, codeOf("ERR_UNAVAILABLE", /reset the stream: no container \ufffdnginx$/));
-  await assert.rejects(collect(host), codeOf("ERR_UNAVAILABLE"));
+  await assert.rejects(host.opened, codeOf("ERR_STATE", /reset the stream: no container \ufffdnginx$/));
+  await assert.rejects(collect(host), codeOf("ERR_STATE"));
   assert.equal(a.destroyed && b.destroyed, true);
 });
 

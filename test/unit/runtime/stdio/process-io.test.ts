@@ -66,7 +66,7 @@ test("drain() dials a stream again that stands still after the process's end", a
 });
 
 test("a stream that breaks is opened again behind what has come", async () => {
-  const stdout = sink(true);
+  const stdout = { ...sink(true), patienceMs: 5_000 };
   const io = new ProcessIo({ stdin: undefined, stdout, stderr: undefined }, silentLog);
   const asked: number[] = [];
   const parts = ["abc", "", "de"];
