@@ -1,5 +1,5 @@
-/** Starting a container: times by step, the floor, and what an idle sandbox costs in memory. */
-import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+/** Starting a container: times by step, the floor, exec by ctr, sizes of the parts. */
+import { mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { built, repositoryRoot } from "../../test/harness/paths.ts";
 import { describeResult, runOk } from "../../test/harness/run.ts";
@@ -8,12 +8,10 @@ import { createWorld } from "../../test/harness/world.ts";
 import { type ColdStart, coldStart, coldStartOfRunc } from "../cold-start.ts";
 import { Collected } from "../collected.ts";
 import { buildFloorInitrd, floorCommand, measureFloor } from "../floor.ts";
+import { runningQemu } from "../running-qemu.ts";
 import { runningStarts } from "../running-start.ts";
 import { RUNC_SHIM } from "../subjects.ts";
 import type { Measurement, Suite } from "../suite.ts";
-
-/** Seconds an idle sandbox gets to settle before its memory is read. */
-const IDLE_MS = 2_000;
 
 const EXECS_PER_RUN = 4;
 
@@ -31,7 +29,7 @@ interface BootRecord {
 
 export const bootSuite: Suite = {
   name: "boot",
-  summary: "start of a container by step, the floor, exec, memory of an idle sandbox",
+  summary: "start of a container by step, the floor, exec by ctr, sizes of the parts",
   async run({ runs, progress }) {
     await using host = await TestHost.start();
     const collected = new Collected();
@@ -47,15 +45,15 @@ export const bootSuite: Suite = {
       collected.add("request to guest ready, in the shim", "ms", boot.ready);
       collected.add("ctr run to first output, runc", "ms", await firstOutput(host, RUNC_RUNTIME));
     }
-    progress("idle sandbox");
-    const { qemu, memory } = await idleSandbox(host, runs, collected);
+    progress("exec");
+    const qemu = await execs(host, runs, collected);
     const initrd = await buildFloorInitrd(host.world.dir);
     for (let i = 1; i <= runs; i++) {
       progress(`floor ${i} of ${runs}`);
       collected.add(FLOOR, "ms", await measureFloor(floorCommand(qemu, initrd)));
     }
     await ownShare(runs, collected, progress);
-    return [...collected.measurements(), ...memory, ...sizes()];
+    return [...collected.measurements(), ...sizes()];
   },
 };
 
@@ -132,8 +130,8 @@ async function endProcess(pid: number): Promise<void> {
   await runOk(["tail", `--pid=${pid}`, "--follow", "/dev/null"], { timeoutMs: 10_000 });
 }
 
-/** Exec round trips in a running container, and the memory of its sandbox. */
-async function idleSandbox(host: TestHost, runs: number, collected: Collected) {
+/** Exec round trips in a running container. @returns the command line of its QEMU */
+async function execs(host: TestHost, runs: number, collected: Collected): Promise<readonly string[]> {
   const id = await host.runDetached(["sleep", "10000"]);
   const control = await host.runDetached(["sleep", "10000"], { runtime: RUNC_RUNTIME });
   await execTime(host, id);
@@ -142,42 +140,16 @@ async function idleSandbox(host: TestHost, runs: number, collected: Collected) {
     collected.add(EXEC, "ms", await execTime(host, id));
     collected.add(EXEC_OF_RUNC, "ms", await execTime(host, control));
   }
+  const { argv } = runningQemu(host.world);
   await host.remove(control);
-  await new Promise((resolve) => setTimeout(resolve, IDLE_MS));
-  const processes = host.world.processes();
-  const find = (part: string) =>
-    processes.filter(({ commandLine }) => commandLine.includes(part)).map(({ pid }) => pid);
-  const qemuPids = find("qemu-system");
-  const qemu = readFileSync(`/proc/${qemuPids[0]}/cmdline`, "utf8").split("\0").slice(0, -1);
-  const meminfo = (await host.exec(id, ["cat", "/proc/meminfo"])).stdout;
-  const kib = (name: string) => Number(meminfo.match(new RegExp(`^${name}: +(\\d+) kB`, "m"))?.[1]);
-  const memory: Measurement[] = [
-    {
-      name: "guest memory used (total less available)",
-      unit: "MiB",
-      values: [(kib("MemTotal") - kib("MemAvailable")) / 1024],
-    },
-    { name: "PSS of the shim", unit: "MiB", values: [pssMiB(find("caisson-shim"))] },
-    { name: "PSS of QEMU", unit: "MiB", values: [pssMiB(qemuPids)] },
-    { name: "PSS of virtiofsd", unit: "MiB", values: [pssMiB(find("virtiofsd"))] },
-    { name: "PSS of the vsock backend", unit: "MiB", values: [pssMiB(find("vhost-device-vsock"))] },
-  ];
   await host.remove(id);
-  return { qemu, memory };
+  return argv;
 }
 
 async function execTime(host: TestHost, id: string): Promise<number> {
   const result = await host.exec(id, ["true"]);
   if (result.code !== 0) throw new Error(describeResult(result));
   return result.durationMs;
-}
-
-/** Proportional set size (Documentation/filesystems/proc.rst, smaps_rollup) of all `pids`. */
-function pssMiB(pids: readonly number[]): number {
-  const kib = pids.map((pid) =>
-    Number(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8").match(/^Pss: +(\d+) kB/m)?.[1]),
-  );
-  return kib.reduce((sum, value) => sum + value, 0) / 1024;
 }
 
 function sizes(): Measurement[] {

@@ -24,7 +24,7 @@ export const fsSuite: Suite = {
   name: "fs",
   summary:
     "sequential and random IO, metadata, a tree of 10,000 files on a volume; beside a bare guest and runc",
-  defaultRuns: 3,
+  defaultRuns: 2,
   async run({ runs, max = TREE_FILES, progress }) {
     await using host = await TestHost.start();
     const { dir } = host.world;

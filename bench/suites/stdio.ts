@@ -1,8 +1,10 @@
-/** Bytes through a container's standard streams and named pipes, both ways and back, beside runc. */
+/** Bytes through a container's standard streams and named pipes, both ways and back, beside runc and a bare vsock. */
 import type { World } from "../../test/harness/world.ts";
 import { Collected } from "../collected.ts";
+import { runningQemu } from "../running-qemu.ts";
 import { Pipe, processSpec, type Subject, withSubjects } from "../subjects.ts";
 import type { Suite } from "../suite.ts";
+import { vsockFloor } from "../vsock-floor.ts";
 
 const MIB = 1 << 20;
 /** Bytes of one transfer. */
@@ -11,7 +13,7 @@ const ECHOES = 200;
 
 export const stdioSuite: Suite = {
   name: "stdio",
-  summary: `${TRANSFER_MIB} MiB out of and into a process, and ${ECHOES} echoes of one byte, beside runc`,
+  summary: `${TRANSFER_MIB} MiB out of and into a process, and ${ECHOES} echoes of one byte, beside runc and a bare guest's vsock`,
   async run({ runs, progress }) {
     const collected = new Collected();
     await withSubjects(async (subjects, world) => {
@@ -28,10 +30,22 @@ export const stdioSuite: Suite = {
           collected.add(`echo of one byte, ${subject.name}`, "us", ...echoes);
         }
       }
+      progress("bare guest");
+      await noteFloor(collected, world, runs);
     });
     return collected.measurements();
   },
 };
+
+async function noteFloor(collected: Collected, world: World, runs: number): Promise<void> {
+  const { argv } = runningQemu(world);
+  const init = { world, sandbox: argv, runs, transferMib: TRANSFER_MIB, echoes: ECHOES };
+  const floor = await vsockFloor(init);
+  const rates = (times: readonly number[]) => times.map((ms) => TRANSFER_MIB / (ms / 1000));
+  collected.add("standard output, floor", "MiB/s", ...rates(floor.output));
+  collected.add("standard input, floor", "MiB/s", ...rates(floor.input));
+  collected.add("echo of one byte, floor", "us", ...floor.echo);
+}
 
 /** runc's shim takes all outputs or none. */
 const both = ({ path }: Pipe) => ({ stdout: path, stderr: path });

@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { sharesToWeight } from "../../../src/base/cpu-weight.ts";
 import type { Handler } from "../../harness/cri-host.ts";
 import type { Pod, PodContainer, PodInit } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd, withCriHost } from "../../harness/cri-suite.ts";
@@ -47,6 +48,22 @@ compareTest(
       after: [String(96 * MIB), "80000 100000"],
       alive: 1,
     }),
+);
+
+ownTest(
+  "cpu shares, set at the start and changed by an update, are the weight of the container's cgroup in the guest",
+  "runc before 1.3 has a weight of another formula, or none",
+  async () => {
+    const container = await (await sharedPod("caisson")).run({ resources: { cpuShares: 2048n } });
+    const weight = async () => Number(await container.ok("cat /sys/fs/cgroup/cpu.weight"));
+    assert.equal(await weight(), sharesToWeight(2048n));
+    await host().cri.runtime.updateContainerResources({
+      containerId: container.id,
+      linux: { cpuShares: 512n },
+    });
+    assert.equal(await weight(), sharesToWeight(512n));
+    await container.remove();
+  },
 );
 
 compareTest(

@@ -36,6 +36,15 @@ ledgeredTest("an idle guest keeps within the budget of its memory, and has no tr
     const used = figures.get("used") ?? Number.NaN;
     assert.ok(used <= limit, `${used} MiB of at most ${limit}`);
     assert.deepEqual(await traceEvents(host, id), []);
+    const missing = await host.exec(id, [
+      "sh",
+      "-c",
+      "ls /sys/kernel/slab; wc -l < /proc/slabinfo; ls /trace",
+    ]);
+    assert.match(missing.stderr, /\/sys\/kernel\/slab: No such file/, describeResult(missing));
+    const [caches = "", ...tracing] = missing.stdout.trim().split("\n");
+    assert.ok(Number(caches) > 50, "slabtop's own source is there");
+    for (const name of ["kprobe_events", "uprobe_events"]) assert.ok(tracing.includes(name), missing.stdout);
   }),
 );
 

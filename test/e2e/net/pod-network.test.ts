@@ -1,5 +1,6 @@
 /** Guests on networks that Debian's CNI plugins made. */
 import assert from "node:assert/strict";
+import { readlinkSync } from "node:fs";
 import { addressOf, bridgeNetwork, type CniPod, hostLocal } from "./cni.ts";
 import { addressLines, type Guest, type NetHost, routeLines, ruleLines, withNetHost } from "./net-host.ts";
 
@@ -59,6 +60,17 @@ async function assertSameNetwork(guest: Guest, pod: CniPod, devices: string[]): 
   assert.equal(mtu, await pod.inside("cat", "/sys/class/net/eth0/mtu"));
 }
 
+/** The shim works in the pod's namespace with other threads; its first one, which serves containerd, stays where it began. */
+async function assertShimOutside(net: NetHost, pod: CniPod): Promise<void> {
+  const shims = net.test.world
+    .processes()
+    .filter(({ commandLine }) => commandLine.startsWith("caisson-shim"));
+  assert.ok(shims.length > 0, "no shim runs");
+  const node = (await net.node("readlink", "/proc/self/ns/net")).trim();
+  assert.notEqual((await pod.inside("readlink", "/proc/self/ns/net")).trim(), node);
+  for (const { pid } of shims) assert.equal(readlinkSync(`/proc/${pid}/task/${pid}/ns/net`), node);
+}
+
 netTest(
   "bridge, host-local and portmap: TCP, UDP and DNS both ways, v4 and v6, and a published port",
   (net) =>
@@ -72,6 +84,7 @@ netTest(
       const result = await pod.add("eth0", [...bridgeNetwork(world, 77, { mtu: 1400 }), portmap], mappings);
       const guest = await use.run(pod);
       await assertSameNetwork(guest, pod, ["eth0"]);
+      await assertShimOutside(net, pod);
       const [v4, v6] = [addressOf(result), addressOf(result, true)];
       const passwd = await guest.sh("cat /etc/passwd");
       // Host to guest.

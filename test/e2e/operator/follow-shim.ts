@@ -4,6 +4,9 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import type { OperatorSuite } from "../../harness/operator.ts";
 
+/** Milliseconds for one line to come. */
+const LIMIT_MS = 180_000;
+
 /** A running `shim` whose lines are looked at as they come. The caller disposes of it. */
 export function followShim({ host, command }: OperatorSuite, args: readonly string[]) {
   const [file = "", ...rest] = command(args);
@@ -12,7 +15,8 @@ export function followShim({ host, command }: OperatorSuite, args: readonly stri
   const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
   return {
     async line(what: RegExp): Promise<string> {
-      const timer = setTimeout(() => child.kill("SIGKILL"), 180_000);
+      // The child is nsenter, whose end would leave the program's output open.
+      const timer = setTimeout(() => child.stdout.destroy(), LIMIT_MS);
       try {
         for (;;) {
           const { value, done } = await lines.next();

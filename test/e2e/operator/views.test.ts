@@ -195,6 +195,8 @@ ownTest(
     assert.ok(at("console", /Linux version/) < agent && agent < at("console", /first words/), text);
 
     await using tail = follow(["logs", "-f", "--tail", "1", pod.id]);
+    // From its first line on it shows what comes.
+    await tail.line(/./);
     await speak("second words");
     await tail.line(/^\d\d:\d\d:\d\d\.\d{3} console .*\] second words$/);
     await pod.run();
