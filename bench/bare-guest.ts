@@ -3,13 +3,14 @@
  * What a sandbox costs beyond this, we cost.
  */
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { type CpioEntry, cpioArchive } from "../osbuilder/cpio.ts";
 import { built, repositoryRoot } from "../test/harness/paths.ts";
 import { runOk } from "../test/harness/run.ts";
 import type { World } from "../test/harness/world.ts";
 import { floorCommand } from "./floor.ts";
+import { guestKernelRelease } from "./guest-kernel.ts";
 
 const MODULE_LIMIT_BYTES = 1 << 26;
 
@@ -82,7 +83,7 @@ const moduleBytes = (path: string): Buffer =>
 
 /** The modules of the guest's kernel, each after those that it needs itself. */
 function driverPaths(modules: readonly string[]): string[] {
-  const release = basename(dirname(realpathSync(built.kernel)));
+  const release = guestKernelRelease();
   // Where the set-up has unpacked a kernel of its own, its modules are there.
   const unpacked = join(repositoryRoot, ".cache/kernel");
   const root = existsSync(join(unpacked, "lib/modules", release)) ? ["--dirname", unpacked] : [];

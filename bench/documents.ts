@@ -1,29 +1,30 @@
 /**
  * What docs/performance.md and docs/SPECIFICATION.md say in figures, made from the results that the repository keeps in
- * bench/results: one file for each suite.
+ * bench/results: one file for each suite, and one for each suite and variant of the lab.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { repositoryRoot } from "../test/harness/paths.ts";
 import { budgetTable } from "./budgets.ts";
-import { factLines, markdownTable, type Report, readReport } from "./report.ts";
+import { factLines, labelOf, markdownTable, type Report, readReport } from "./report.ts";
+import { netSuite } from "./suites/net.ts";
 
 const RESULTS = join(repositoryRoot, "bench/results");
 const PERFORMANCE = join(repositoryRoot, "docs/performance.md");
 const SPECIFICATION = join(repositoryRoot, "docs/SPECIFICATION.md");
 
-/** The kept results by suite. */
+/** The kept results by their labels. */
 export function keptReports(): ReadonlyMap<string, Report> {
   const files = existsSync(RESULTS) ? readdirSync(RESULTS).sort() : [];
   const reports = files.map((file) => readReport(join(RESULTS, file)));
-  return new Map(reports.map((report) => [report.suite, report]));
+  return new Map(reports.map((report) => [labelOf(report), report]));
 }
 
-/** Keeps `files` as the results of their suites. @throws when one is no result, before anything is written. */
+/** Keeps `files` as the results of their suites, those of the lab beside them. @throws when one is no result, before anything is written. */
 export function keep(files: readonly string[]): void {
   const reports = files.map(readReport);
   mkdirSync(RESULTS, { recursive: true });
-  for (const report of reports) writeFileSync(join(RESULTS, `${report.suite}.json`), compact(report));
+  for (const report of reports) writeFileSync(join(RESULTS, `${labelOf(report)}.json`), compact(report));
 }
 
 /**
@@ -57,12 +58,13 @@ export function writeDocuments(): void {
 
 /** `document` with the figures of `report` at their marks, or at the end under a heading of their own. */
 export function withFigures(document: string, report: Report): string {
-  const { suite } = report;
-  const text = `${factLines(report.host).join(", ")}\n\n${markdownTable(report)}`;
-  const name = `figures of ${suite}`;
+  const label = labelOf(report);
+  const table = report.suite === netSuite.name ? netSuite.table?.(report.results) : undefined;
+  const text = `${factLines(report.host).join(", ")}\n\n${table ?? markdownTable(report)}`;
+  const name = `figures of ${label}`;
   return (
     replaced(document, name, text) ??
-    `${document.trimEnd()}\n\n## Figures of the suite ${suite}\n\n${marked(name, text)}\n`
+    `${document.trimEnd()}\n\n## Figures of the suite ${label}\n\n${marked(name, text)}\n`
   );
 }
 

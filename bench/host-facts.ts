@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { cpus, loadavg, totalmem } from "node:os";
 import { detectAccel } from "../src/hypervisor/accel.ts";
 import { runOk } from "../test/harness/run.ts";
+import { guestKernelRelease } from "./guest-kernel.ts";
 
 export type HostFacts = Readonly<Record<string, string | number>>;
 
@@ -22,6 +23,7 @@ export async function hostFacts(): Promise<HostFacts> {
     qemu: await firstLine("qemu-system-x86_64", "--version"),
     containerd: await firstLine("containerd", "--version"),
     accel: detectAccel().accel,
+    guestKernel: guestKernelRelease(),
     // Of the last minute: what else the machine does moves times.
     load: Number((loadavg()[0] ?? 0).toFixed(1)),
     commit: await firstLine("git", "rev-parse", "--short", "HEAD").catch(() => "unknown"),

@@ -1,4 +1,5 @@
 /** `npm run bench`: runs a suite, compares two results, makes documents of results. */
+import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { repositoryRoot } from "../test/harness/paths.ts";
@@ -10,7 +11,9 @@ import { monitorSuite } from "./suites/monitor.ts";
 import { netSuite } from "./suites/net.ts";
 import { whole } from "./whole.ts";
 
-const suites: readonly Suite[] = [...whole, monitorSuite, netSuite];
+/** Those of docs/performance.md. */
+const published: readonly Suite[] = [...whole, netSuite];
+const suites: readonly Suite[] = [...published, monitorSuite];
 
 const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FILE]
        npm run bench -- all [--runs N] [--max N]
@@ -18,9 +21,9 @@ const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FIL
        npm run bench -- docs [FILE.json...]
 
 A suite prints a table and writes its values with the facts of the host as JSON (default .cache/bench/SUITE.json).
-all is ${whole.map(({ name }) => name).join(", ")}. Of several suites, one that fails does not keep the next
+all is ${published.map(({ name }) => name).join(", ")}. Of several suites, one that fails does not keep the next
 from running. compare sets two such files side by side; ranges that do not overlap are marked "apart". docs
-keeps such files in bench/results (all's own, where none is named) and makes the tables of docs/performance.md and
+keeps such files in bench/results (what is there of all's, where none is named) and makes the tables of docs/performance.md and
 docs/SPECIFICATION.md from what is there.
 
   --runs N     how often everything is measured (default ${DEFAULT_RUNS}, where a suite does not say otherwise)
@@ -46,7 +49,7 @@ async function measureEach(chosen: readonly Suite[], bounds: Bounds): Promise<vo
 
 /** The suites of these names, undefined where one is none. */
 function suitesNamed(names: readonly string[]): readonly Suite[] | undefined {
-  if (names.length === 1 && names[0] === "all") return whole;
+  if (names.length === 1 && names[0] === "all") return published;
   const chosen = names.flatMap((name) => suites.find((suite) => suite.name === name) ?? []);
   return chosen.length > 0 && chosen.length === names.length ? chosen : undefined;
 }
@@ -82,7 +85,11 @@ async function main(): Promise<void> {
   else if (verb === "compare" && rest[0] !== undefined && rest[1] !== undefined && rest.length === 2)
     console.log(comparison(readReport(rest[0]), readReport(rest[1])));
   else if (verb === "docs") {
-    keep(rest.length > 0 ? rest : whole.map(({ name }) => resultFile(name)));
+    keep(
+      rest.length > 0
+        ? rest
+        : published.map(({ name }) => resultFile(name)).filter((file) => existsSync(file)),
+    );
     writeDocuments();
   } else throw new Error(usage);
 }

@@ -11,6 +11,10 @@ export interface Report {
   readonly results: readonly (Measurement & { readonly summary: Summary })[];
 }
 
+/** Of the suite, and the lab's variant where it was measured there: no result takes the place of one from another host. */
+export const labelOf = ({ suite, host }: Report): string =>
+  host.lab === undefined ? suite : `${suite}-${host.lab}`;
+
 /** Decimals by unit: times to a tenth of a millisecond are noise. */
 const decimals: Readonly<Record<Measurement["unit"], number>> = {
   ms: 0,

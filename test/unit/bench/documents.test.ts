@@ -23,6 +23,14 @@ test("withFigures() appends a section, and replaces the figures of that suite an
   assert.equal(withFigures(second, report(10)), edited);
 });
 
+test("a result of the lab stands beside that of the machine itself", () => {
+  const here = withFigures("# Performance\n", report(10));
+  const there = { ...report(20), host: { lab: "debian13" } };
+  const both = withFigures(here, there);
+  assert.ok(both.startsWith(here.trimEnd()));
+  assert.match(both, /<!-- figures of fs-debian13: made by .*\n\nlab: debian13\n\n\| measure /);
+});
+
 test("a kept result has every value to a thousandth, a line for each measure", () => {
   const text = compact({ ...report(1.23456), host: { node: "v20", kernel: "6.1.0-56-cloud-amd64" } });
   assert.deepEqual(JSON.parse(text), {
