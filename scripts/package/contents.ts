@@ -86,7 +86,11 @@ export function contents(root: string, init: ContentsInit): Entry[] {
     compressed(`${documentation}/CHANGELOG.md`, read("CHANGELOG.md")),
     compressed(`${documentation}/changelog`, changelog(init.version, init.epoch)),
     { path: `${documentation}/copyright`, data: Buffer.from(copyright(root, init.node)), mode: 0o644 },
-    { path: "/usr/share/lintian/overrides/caisson", data: Buffer.from(lintianOverrides), mode: 0o644 },
+    {
+      path: "/usr/share/lintian/overrides/caisson",
+      data: Buffer.from(lintianOverrides(init.node !== undefined)),
+      mode: 0o644,
+    },
   ];
 }
 
