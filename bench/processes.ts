@@ -1,6 +1,6 @@
 /** Memory of the processes of a world, by what they are to a sandbox. */
 import { readFileSync } from "node:fs";
-import type { World } from "../test/harness/world.ts";
+import { childrenOf, type World } from "../test/harness/world.ts";
 
 /** What a sandbox of ours consists of on the host, and how its processes are known. */
 const COMPONENTS: Readonly<Record<string, (commandLine: string) => boolean>> = {
@@ -46,14 +46,16 @@ export function sandboxMemory(world: World): ReadonlyMap<string, Pss> {
   return new Map(Object.entries(COMPONENTS).map(([name, matches]) => [name, memoryOf(world, matches)]));
 }
 
-/** PSS of everything in `world` whose command line matches. */
+/**
+ * PSS of everything in `world` whose command line matches, and of its children in pid namespaces of their own, as the one
+ * that does virtiofsd's work.
+ */
 export function memoryOf(world: World, matches: (commandLine: string) => boolean): Pss {
-  return sum(
-    world
-      .processes()
-      .filter((it) => matches(it.commandLine))
-      .map(({ pid }) => pssMiB(pid)),
-  );
+  const all = world.processes();
+  const ofTheWorld = new Set(all.map(({ pid }) => pid));
+  const matching = all.filter((it) => matches(it.commandLine)).map(({ pid }) => pid);
+  const apart = matching.flatMap(childrenOf).filter((pid) => !ofTheWorld.has(pid));
+  return sum([...matching, ...apart].map(pssMiB));
 }
 
 /** A container of runc's that sleeps: shim and process. */

@@ -21,10 +21,10 @@ export interface Subject {
   readonly task: Client<typeof Task>;
 }
 
-/** Our shim with a guest that keeps what it has read of a file when the file is opened again. */
-export const CACHED = {
-  name: "caisson with cached files",
-  config: { "hypervisor.qemu.virtio_fs_cache": "always" },
+/** Our shim with one virtiofsd for all: the guest reads a program anew each time it is opened. */
+export const ONE_VIRTIOFSD = {
+  name: "caisson with one virtiofsd",
+  config: { "hypervisor.qemu.virtio_fs_root_cache": "auto" },
 } as const;
 
 /** Runs `body` with both subjects, and with `further` ones of ours, whose container sleeps. */

@@ -12,7 +12,7 @@ import { type Config, checkPaths, loadConfig } from "../src/config/index.ts";
 import { detectAccel } from "../src/hypervisor/accel.ts";
 import type { Accel } from "../src/hypervisor/hypervisor.ts";
 import { bootMachine } from "../src/runtime/boot.ts";
-import { hostMachineDeps, SHARED_TAG } from "../src/runtime/host-machine.ts";
+import { hostMachineDeps } from "../src/runtime/host-machine.ts";
 import { Workspace } from "../src/runtime/workspace.ts";
 import type { ImageStore, StoredImage } from "./image-store.ts";
 import type { Progress } from "./progress.ts";
@@ -115,7 +115,6 @@ async function bootOnce(
     const guest = {
       sandboxId: name,
       hostname: "verify",
-      sharedTag: SHARED_TAG,
       shmSizeBytes: 0,
       sysctls: {},
       sharePidNamespace: false,

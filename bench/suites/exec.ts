@@ -1,6 +1,6 @@
 /** A further process in a running container, from the request to its end, on our shim and on runc's in turns. */
 import { Collected } from "../collected.ts";
-import { CACHED, processSpec, type Subject, withSubjects } from "../subjects.ts";
+import { ONE_VIRTIOFSD, processSpec, type Subject, withSubjects } from "../subjects.ts";
 import type { Suite } from "../suite.ts";
 
 /** Processes per run and subject. */
@@ -10,7 +10,7 @@ const AT_ONCE = 10;
 export const execSuite: Suite = {
   name: "exec",
   summary:
-    "a process in a running container, one after the other and 10 at once, with and without cached files, beside runc",
+    "a process in a running container, one after the other and 10 at once, with and without cached root file systems, beside runc",
   async run({ runs, progress }) {
     const collected = new Collected();
     await withSubjects(
@@ -31,7 +31,7 @@ export const execSuite: Suite = {
           }
         }
       },
-      [CACHED],
+      [ONE_VIRTIOFSD],
     );
     return collected.measurements();
   },

@@ -85,6 +85,8 @@ export const MS_NOSUID = 2;
 export const MS_NODEV = 4;
 export const MS_NOEXEC = 8;
 export const MS_REMOUNT = 32;
+export const MS_BIND = 4096;
+export const MS_REC = 16384;
 export const MS_RELATIME = 1 << 21;
 
 // asm-generic/errno-base.h, asm-generic/errno.h

@@ -4,10 +4,12 @@ import { SandboxError } from "../../src/base/errors.ts";
 import type { CreateSandboxRequest } from "../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { sysctlPath } from "./container/sysctl-path.ts";
 import { makeDirectories, writeKernelFile, writeRegularFile } from "./files.ts";
-import { MS_NODEV, MS_NOSUID, MS_REMOUNT } from "./linux.ts";
+import { MS_BIND, MS_NODEV, MS_NOSUID, MS_REC, MS_REMOUNT } from "./linux.ts";
 
-/** Where the host's virtio-fs tree is mounted. */
+/** Where the host's virtio-fs tree is mounted for volumes. */
 export const SHARED_PATH = "/run/caisson/shared";
+/** Where it is mounted for root file systems, with a page cache of its own. */
+const ROOTS_PATH = "/run/caisson/roots";
 /** Bytes of a host name (__NEW_UTS_LEN of linux/utsname.h). */
 const MAX_HOSTNAME = 64;
 /** A sentinel is small; more than this is not ours. */
@@ -21,7 +23,11 @@ export function setUpSandbox(request: CreateSandboxRequest): void {
   }
   if (request.shmSizeBytes > 0n) setShmSize(request.shmSizeBytes);
   for (const [name, value] of Object.entries(request.sysctls)) setSysctl(name, value);
-  if (request.sharedTag !== "") mountShared(request);
+  const { sharedTag, rootsTag } = request;
+  if (sharedTag !== "") mountShared(sharedTag, SHARED_PATH, request);
+  if (rootsTag === "") return;
+  if (rootsTag === sharedTag) bindRoots();
+  else mountShared(rootsTag, ROOTS_PATH, request);
 }
 
 function setHostname(name: string): void {
@@ -50,12 +56,24 @@ function setSysctl(name: string, value: string): void {
   }
 }
 
-function mountShared({ sharedTag, sentinelPath, sentinelContent }: CreateSandboxRequest): void {
-  step(`mounting the shared tree "${sharedTag}"`, () => {
-    makeDirectories(SHARED_PATH);
-    sys.mount(sharedTag, SHARED_PATH, "virtiofs", MS_NODEV, undefined);
+function mountShared(
+  tag: string,
+  target: string,
+  { sentinelPath, sentinelContent }: CreateSandboxRequest,
+): void {
+  step(`mounting the shared tree "${tag}"`, () => {
+    makeDirectories(target);
+    sys.mount(tag, target, "virtiofs", MS_NODEV, undefined);
   });
-  if (sentinelPath !== "") checkSentinel(sentinelPath, sentinelContent);
+  if (sentinelPath !== "") checkSentinel(`${target}/${sentinelPath}`, sentinelContent);
+}
+
+/** Of a file system that is mounted twice the kernel would follow only one into what is mounted below (6.1). */
+function bindRoots(): void {
+  step("binding the shared tree", () => {
+    makeDirectories(ROOTS_PATH);
+    sys.mount(SHARED_PATH, ROOTS_PATH, undefined, MS_BIND | MS_REC, undefined);
+  });
 }
 
 /** docs/protocol.md, "The shared tree and its sentinel". */
@@ -63,7 +81,7 @@ function checkSentinel(path: string, expected: Uint8Array): void {
   const fields = { path };
   let content: Uint8Array;
   try {
-    content = new Uint8Array(sys.readFile(`${SHARED_PATH}/${path}`, MAX_SENTINEL));
+    content = new Uint8Array(sys.readFile(path, MAX_SENTINEL));
   } catch (cause) {
     const message = `the shared tree does not show ${path}: mounts that the host made after virtiofsd started do not cross`;
     throw new SandboxError("ERR_STATE", message, { cause, fields });

@@ -140,7 +140,12 @@ const hypervisorKeys = {
     kata: true,
     annotation: true,
     fallback: "auto",
-    doc: "How long the guest may cache names, attributes and data: auto for a second (data while the file is open), always without limit, metadata all but data (Rust virtiofsd only), never not at all.",
+    doc: "How long the guest may cache names, attributes and data of volumes: auto for a second (data while the file is open), always without limit, metadata all but data (Rust virtiofsd only), never not at all.",
+  }),
+  virtio_fs_root_cache: choice(["auto", "always", "metadata", "never"], {
+    annotation: true,
+    fallback: "always",
+    doc: "The same for the containers' root file systems, which nobody but the guest changes while it runs. What differs from virtio_fs_cache is served by a virtiofsd of its own.",
   }),
   virtio_fs_queue_size: integer({
     kata: true,

@@ -70,7 +70,7 @@ export interface VmConfig {
   readonly cpuFeatures?: string;
   /** Further machine options, e.g. "smm=off". */
   readonly machineOptions?: string;
-  readonly sharedFs?: SharedFsConfig;
+  readonly sharedFs?: readonly SharedFsConfig[];
   readonly vsock?: VsockDevice;
   readonly nics: readonly NicConfig[];
   /** Network namespace in which the VMM runs. */

@@ -55,8 +55,6 @@ export interface MemoryPlan {
 
 export interface RewriteInput {
   readonly containerId: string;
-  /** Directory of this container in the guest's view of the shared tree, e.g. /run/caisson/shared/ID. */
-  readonly guestDir: string;
   readonly kindOf: (path: string) => PathKind;
   readonly volumeOf: (path: string) => VolumeKind;
   /** Directory that relative bind sources are relative to: the bundle. */
@@ -64,7 +62,10 @@ export interface RewriteInput {
   readonly disableGuestSeccomp: boolean;
 }
 
-/** The sources of the mounts that `binds` and `memory` name are to be filled in by whoever makes those. */
+/**
+ * The sources of the mounts that `binds` and `memory` name are to be filled in by whoever makes those. The root has no
+ * path: the guest is told apart.
+ */
 export interface RewriteResult {
   readonly spec: OciSpec;
   readonly binds: readonly BindPlan[];
@@ -97,7 +98,7 @@ export function rewriteSpec(given: OciSpec, input: RewriteInput): RewriteResult 
   const result: OciSpec = {
     ...rest,
     process: guestProcess,
-    root: { ...spec.root, path: `${input.guestDir}/rootfs` },
+    root: { ...spec.root, path: "" },
     mounts,
   };
   const inPod = containerRole(spec.annotations).role === "container";

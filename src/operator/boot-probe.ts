@@ -8,7 +8,7 @@ import { type Config, checkPaths } from "../config/index.ts";
 import { detectAccel } from "../hypervisor/accel.ts";
 import { runRoot } from "../persist/run-dir.ts";
 import { bootMachine } from "../runtime/boot.ts";
-import { hostMachineDeps, SHARED_TAG } from "../runtime/host-machine.ts";
+import { hostMachineDeps } from "../runtime/host-machine.ts";
 import { Workspace } from "../runtime/workspace.ts";
 
 export interface BootProbe {
@@ -39,7 +39,6 @@ export async function probeBoot(config: Config, log: Log, signal: AbortSignal): 
     const guest = {
       sandboxId: name,
       hostname: "check",
-      sharedTag: SHARED_TAG,
       shmSizeBytes: 0,
       sysctls: {},
       sharePidNamespace: false,

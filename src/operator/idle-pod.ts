@@ -16,7 +16,7 @@ import { Task } from "../gen/containerd/task/v2/task_pb.ts";
 import { sandboxDir } from "../persist/run-dir.ts";
 import { type Client, createClient, TtrpcClient } from "../ttrpc/index.ts";
 import { byteStreamFromSocket } from "../ttrpc/node-stream.ts";
-import { componentName, type ProportionalMemory, processUsage, proportionalMemory } from "./processes.ts";
+import { type ProportionalMemory, proportionalByComponent, usageByComponent } from "./processes.ts";
 import { readSandbox } from "./sandbox-record.ts";
 
 export interface IdlePod {
@@ -68,11 +68,12 @@ export async function measureIdlePod(init: IdlePodInit): Promise<IdlePod> {
 }
 
 async function measure(dir: string, { seconds, signal }: IdlePodInit) {
-  const processes = readSandbox(dir)?.processes ?? [];
-  if (processes.length === 0) throw new SandboxError("ERR_STATE", `the idle pod has no processes (${dir})`);
+  const record = readSandbox(dir);
+  if (record === undefined || record.processes.length === 0)
+    throw new SandboxError("ERR_STATE", `the idle pod has no processes (${dir})`);
   const cpu = () =>
     Object.fromEntries(
-      processes.map(({ name, pid }) => [componentName(name), processUsage(pid)?.cpuSeconds ?? 0]),
+      [...usageByComponent(record.processes)].map(([component, { cpuSeconds }]) => [component, cpuSeconds]),
     );
   const before = cpu();
   await sleep(seconds * 1000, undefined, { signal });
@@ -82,12 +83,7 @@ async function measure(dir: string, { seconds, signal }: IdlePodInit) {
     cpuSeconds: Object.fromEntries(
       Object.entries(after).map(([name, value]) => [name, value - (before[name] ?? 0)]),
     ),
-    memory: Object.fromEntries(
-      processes.map(({ name, pid }) => [
-        componentName(name),
-        proportionalMemory(pid) ?? { bytes: 0, fileBytes: 0 },
-      ]),
-    ),
+    memory: Object.fromEntries(proportionalByComponent(record.processes)),
   };
 }
 

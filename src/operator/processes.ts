@@ -1,8 +1,8 @@
 /** What the processes of a sandbox take from the host, from /proc. */
 import fs from "node:fs";
+import type { SandboxProcess } from "./sandbox-record.ts";
 
 export interface ProcessUsage {
-  readonly pid: number;
   /** CPU time used so far, seconds. */
   readonly cpuSeconds: number;
   readonly rssBytes: number;
@@ -31,7 +31,6 @@ export function processUsage(pid: number): ProcessUsage | undefined {
     const field = (number: number) => Number(fields[number - 3]);
     const io = readQuietly(`/proc/${pid}/io`);
     return {
-      pid,
       cpuSeconds: (field(14) + field(15)) / TICKS_PER_SECOND,
       rssBytes: field(24) * PAGE_BYTES,
       threads: field(20),
@@ -43,6 +42,29 @@ export function processUsage(pid: number): ProcessUsage | undefined {
   }
 }
 
+/** By component: what those of its processes that run take together. */
+export function usageByComponent(processes: readonly SandboxProcess[]): Map<string, ProcessUsage> {
+  const components = new Map<string, ProcessUsage>();
+  for (const { name, pid } of processes) {
+    const usage = processUsage(pid);
+    if (usage === undefined) continue;
+    const component = componentName(name);
+    const others = components.get(component);
+    components.set(component, others === undefined ? usage : added(others, usage));
+  }
+  return components;
+}
+
+function added(one: ProcessUsage, other: ProcessUsage): ProcessUsage {
+  return {
+    cpuSeconds: one.cpuSeconds + other.cpuSeconds,
+    rssBytes: one.rssBytes + other.rssBytes,
+    threads: one.threads + other.threads,
+    readBytes: one.readBytes + other.readBytes,
+    writtenBytes: one.writtenBytes + other.writtenBytes,
+  };
+}
+
 /** Proportional set size in bytes (Documentation/filesystems/proc.rst, smaps_rollup). */
 export interface ProportionalMemory {
   readonly bytes: number;
@@ -51,7 +73,7 @@ export interface ProportionalMemory {
 }
 
 /** Undefined when it has ended or may not be looked into. Costs a page table walk. */
-export function proportionalMemory(pid: number): ProportionalMemory | undefined {
+function proportionalMemory(pid: number): ProportionalMemory | undefined {
   try {
     const text = fs.readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
     return { bytes: keyNumber(text, "Pss") * 1024, fileBytes: keyNumber(text, "Pss_File") * 1024 };
@@ -64,6 +86,21 @@ export function proportionalMemory(pid: number): ProportionalMemory | undefined 
 export function keyNumber(text: string, key: string): number {
   const found = new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(text);
   return Number(found?.[1] ?? 0);
+}
+
+/** By component: what those of its processes that run have together. */
+export function proportionalByComponent(
+  processes: readonly SandboxProcess[],
+): Map<string, ProportionalMemory> {
+  const components = new Map<string, ProportionalMemory>();
+  for (const { name, pid } of processes) {
+    const one = proportionalMemory(pid);
+    if (one === undefined) continue;
+    const component = componentName(name);
+    const { bytes, fileBytes } = components.get(component) ?? { bytes: 0, fileBytes: 0 };
+    components.set(component, { bytes: bytes + one.bytes, fileBytes: fileBytes + one.fileBytes });
+  }
+  return components;
 }
 
 function readQuietly(path: string): string {

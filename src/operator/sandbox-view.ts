@@ -2,7 +2,7 @@
 import { SandboxError } from "../base/errors.ts";
 import type { StatusResponse } from "../gen/caisson/control/v1/control_pb.ts";
 import { connectControl } from "./control-client.ts";
-import { componentName, proportionalMemory } from "./processes.ts";
+import { proportionalByComponent } from "./processes.ts";
 import { fact, findSandboxes, numberFact, type SandboxRecord } from "./sandbox-record.ts";
 
 export interface SandboxView {
@@ -51,13 +51,8 @@ export function startedAt({ record, status }: SandboxView): number {
 
 /** Proportional set size in bytes, by component. */
 export function memoryByComponent({ record }: Pick<SandboxView, "record">): Record<string, number> {
-  const memory: Record<string, number> = {};
-  for (const { name, pid } of record.processes) {
-    const bytes = proportionalMemory(pid)?.bytes;
-    const component = componentName(name);
-    if (bytes !== undefined) memory[component] = (memory[component] ?? 0) + bytes;
-  }
-  return memory;
+  const memory = proportionalByComponent(record.processes);
+  return Object.fromEntries([...memory].map(([component, { bytes }]) => [component, bytes]));
 }
 
 export const sum = (values: Readonly<Record<string, number>>): number =>

@@ -2,7 +2,7 @@
 import type { ContainerStatsResponse } from "../gen/caisson/agent/v1/agent_pb.ts";
 import type { StatsResponse } from "../gen/caisson/control/v1/control_pb.ts";
 import { connectControl } from "./control-client.ts";
-import { componentName, type ProcessUsage, processUsage } from "./processes.ts";
+import { type ProcessUsage, usageByComponent } from "./processes.ts";
 import { findSandboxes, type SandboxRecord } from "./sandbox-record.ts";
 
 export interface SandboxSample {
@@ -26,11 +26,7 @@ export async function sampleSandbox(record: SandboxRecord): Promise<SandboxSampl
   } catch (error) {
     problem = error instanceof Error ? error.message : String(error);
   }
-  const processes = new Map<string, ProcessUsage>();
-  for (const { name, pid } of record.processes) {
-    const usage = processUsage(pid);
-    if (usage !== undefined) processes.set(componentName(name), usage);
-  }
+  const processes = usageByComponent(record.processes);
   return { record, atMs: performance.now(), stats, problem, processes };
 }
 

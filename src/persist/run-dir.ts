@@ -63,6 +63,7 @@ export function sandboxPaths(dir: string) {
     shared: path.join(dir, "shared"),
     sharedView: path.join(dir, "view"),
     virtiofsSocket: path.join(dir, "fs.sock"),
+    rootsVirtiofsSocket: path.join(dir, "roots.sock"),
     qmpSocket: path.join(dir, "qmp.sock"),
     /** The operator's tools: caisson.control.v1 over ttrpc; frames of the debug console. */
     controlSocket: path.join(dir, "shim.sock"),

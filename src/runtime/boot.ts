@@ -28,8 +28,19 @@ export interface Helper extends AsyncReleasable {
   readonly crashed: Promise<SandboxError>;
 }
 
+/** Serves the shared tree. */
 export interface SharedFsDaemon extends Helper {
   readonly socketPath: string;
+  /** Of its virtio-fs device. */
+  readonly tag: string;
+}
+
+/** The daemons of the shared tree, and which of them the guest uses for what. */
+export interface SharedFs extends AsyncReleasable {
+  readonly daemons: readonly SharedFsDaemon[];
+  /** Tags of the guest's mounts: of volumes, and of the containers' root file systems. */
+  readonly sharedTag: string;
+  readonly rootsTag: string;
 }
 
 export interface VsockEndpoint extends AsyncReleasable {
@@ -57,7 +68,7 @@ export interface NetworkService extends AsyncReleasable {
 
 export interface MachineDeps {
   readonly mounts: MountSyscalls;
-  startSharedFs(workspace: Workspace, signal: AbortSignal): Promise<SharedFsDaemon>;
+  startSharedFs(workspace: Workspace, signal: AbortSignal): Promise<SharedFs>;
   openVsock(workspace: Workspace, signal: AbortSignal): Promise<VsockEndpoint>;
   /** Begins what attachNetwork() needs and changes nothing. Released by it, or by the caller who never calls it. */
   reserveNetwork(): AsyncReleasable;
@@ -68,7 +79,7 @@ export interface MachineDeps {
 
 export interface LaunchParts {
   readonly workspace: Workspace;
-  readonly sharedFs: SharedFsDaemon;
+  readonly sharedFs: SharedFs;
   readonly vsock: VsockEndpoint;
   readonly network: MachineNetwork;
 }
@@ -76,7 +87,6 @@ export interface LaunchParts {
 export interface GuestSetup {
   readonly sandboxId: string;
   readonly hostname: string;
-  readonly sharedTag: string;
   readonly shmSizeBytes: number;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly sharePidNamespace: boolean;
@@ -119,23 +129,20 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
     steps[name] = Math.round((performance.now() - startedAt) * 10) / 10;
   };
   // The wiring first: its thread in the pod's namespace works while the processes are being spawned.
-  const [network, sharedFs, vsock] = await allOrAbort<[MachineNetwork, SharedFsDaemon, VsockEndpoint]>(
-    signal,
-    [
-      (abort) =>
-        traced("network attach", async () =>
-          passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
-        ),
-      (abort) =>
-        traced("virtiofsd start", async () =>
-          undo.use("virtiofsd", await deps.startSharedFs(workspace, abort)),
-        ),
-      (abort) =>
-        traced("vsock open", async () =>
-          passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
-        ),
-    ],
-  );
+  const [network, sharedFs, vsock] = await allOrAbort<[MachineNetwork, SharedFs, VsockEndpoint]>(signal, [
+    (abort) =>
+      traced("network attach", async () =>
+        passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
+      ),
+    (abort) =>
+      traced("virtiofsd start", async () =>
+        undo.use("shared file systems", await deps.startSharedFs(workspace, abort)),
+      ),
+    (abort) =>
+      traced("vsock open", async () =>
+        passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
+      ),
+  ]);
   mark("prepared");
   const parts = { workspace, sharedFs, vsock, network };
   const vm = undo.use("vm", await traced("qemu launch", () => deps.launch(parts, signal)));
@@ -143,7 +150,10 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   network.inherited();
   mark("launched");
   failPoint("boot.launched");
-  const crashed = firstCrash(vm, [sharedFs, ...(vsock.helper === undefined ? [] : [vsock.helper])]);
+  const crashed = firstCrash(vm, [
+    ...sharedFs.daemons,
+    ...(vsock.helper === undefined ? [] : [vsock.helper]),
+  ]);
   const transport = countedTransport(vsock.transport);
   const agent = undo.use(
     "agent",
@@ -155,7 +165,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   );
   mark("hello");
   failPoint("boot.hello");
-  await traced("guest set-up", () => setUpGuest(init, agent, network, crashed, signal));
+  await traced("guest set-up", () => setUpGuest(init, agent, parts, crashed, signal));
   const service = undo.use("network service", await network.serve(vm, agent));
   mark("ready");
   failPoint("boot.ready");
@@ -255,11 +265,11 @@ async function connect(
 async function setUpGuest(
   init: BootInit,
   agent: GuestAgent,
-  network: MachineNetwork,
+  { workspace, network, sharedFs }: LaunchParts,
   crashed: Promise<SandboxError>,
   signal: AbortSignal,
 ): Promise<void> {
-  const { guest, workspace } = init;
+  const { guest } = init;
   const sentinelContent = await workspace.tree.placeSentinel();
   failPoint("boot.sentinel");
   await Promise.race([
@@ -267,7 +277,8 @@ async function setUpGuest(
       {
         sandboxId: guest.sandboxId,
         hostname: guest.hostname.slice(0, 64),
-        sharedTag: guest.sharedTag,
+        sharedTag: sharedFs.sharedTag,
+        rootsTag: sharedFs.rootsTag,
         sentinelPath: SENTINEL_NAME,
         sentinelContent,
         shmSizeBytes: BigInt(guest.shmSizeBytes),

@@ -3,20 +3,22 @@
  * it starts in the sandbox's journal.
  */
 
+import { allOrAbort } from "../base/all-or-abort.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
+import { UndoStack } from "../base/undo.ts";
 import type { Config, ResolvedPaths } from "../config/index.ts";
 import { checkVsockDaemon } from "../config/index.ts";
 import { superviseChild } from "../hypervisor/child-process.ts";
 import type { Accel } from "../hypervisor/hypervisor.ts";
 import { findQboot } from "../hypervisor/qemu/firmware.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
-import { startVirtiofsd } from "../hypervisor/virtiofsd.ts";
+import { startVirtiofsd, type VirtiofsCache } from "../hypervisor/virtiofsd.ts";
 import { createMounter, startTscMeasurement } from "../native/index.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
 import type { VsockTransport } from "../vsock/transport.ts";
 import { openVsockTransport } from "../vsock/transport.ts";
-import type { Helper, LaunchParts, MachineDeps, VsockEndpoint } from "./boot.ts";
+import type { Helper, LaunchParts, MachineDeps, SharedFs, SharedFsDaemon, VsockEndpoint } from "./boot.ts";
 import { hostNetwork } from "./host-network.ts";
 import type { MachineSize } from "./sizing.ts";
 import type { Workspace } from "./workspace.ts";
@@ -24,7 +26,9 @@ import type { Workspace } from "./workspace.ts";
 /** Bytes of the guest console's log file, which is kept twice: the guest decides how much it writes. */
 const CONSOLE_LIMIT_BYTES = 256 << 10;
 
-export const SHARED_TAG = "caissonShared";
+/** Mount tags of the shared tree in the guest: for volumes, and for the containers' root file systems. */
+const SHARED_TAG = "caissonShared";
+const ROOTS_TAG = "caissonRoots";
 
 export interface HostMachineInit {
   readonly name: string;
@@ -43,7 +47,7 @@ export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineD
   const tscKhz = init.accel === "tcg" ? startTscMeasurement() : () => undefined;
   return {
     mounts: createMounter({ beneath: runDir }),
-    startSharedFs: (workspace) => startSharedFs(init, workspace),
+    startSharedFs: (workspace, signal) => startSharedFs(init, workspace, signal),
     openVsock: (workspace, signal) => openVsock(init, workspace, signal),
     ...hostNetwork(init),
     launch: (parts, signal) =>
@@ -56,9 +60,46 @@ export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineD
   };
 }
 
-async function startSharedFs({ config, paths, log }: HostMachineInit, workspace: Workspace) {
-  const { virtioFsCache, virtioFsExtraArgs, virtioFsDaemonFlavour } = config.hypervisor;
-  const socketPath = workspace.paths.virtiofsSocket;
+/**
+ * One daemon, or two of the same tree where root file systems are cached otherwise than volumes
+ * (docs/decisions/0019-two-virtiofsds.md).
+ */
+async function startSharedFs(
+  init: HostMachineInit,
+  workspace: Workspace,
+  signal: AbortSignal,
+): Promise<SharedFs> {
+  const { virtioFsCache, virtioFsRootCache } = init.config.hypervisor;
+  const { virtiofsSocket, rootsVirtiofsSocket } = workspace.paths;
+  const places = [{ tag: SHARED_TAG, socketPath: virtiofsSocket, cache: virtioFsCache }];
+  if (virtioFsRootCache !== virtioFsCache) {
+    places.push({ tag: ROOTS_TAG, socketPath: rootsVirtiofsSocket, cache: virtioFsRootCache });
+  }
+  await using undo = new UndoStack();
+  const start = (place: SharedFsPlace) => async () =>
+    undo.use("virtiofsd", await startDaemon(init, workspace, place));
+  const daemons = await allOrAbort<SharedFsDaemon[]>(signal, places.map(start));
+  const owned = undo.move();
+  return {
+    daemons,
+    sharedTag: SHARED_TAG,
+    rootsTag: places.at(-1)?.tag ?? SHARED_TAG,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+interface SharedFsPlace {
+  readonly tag: string;
+  readonly socketPath: string;
+  readonly cache: VirtiofsCache;
+}
+
+async function startDaemon(
+  { config, paths, log }: HostMachineInit,
+  workspace: Workspace,
+  { tag, socketPath, cache }: SharedFsPlace,
+): Promise<SharedFsDaemon> {
+  const { virtioFsExtraArgs, virtioFsDaemonFlavour } = config.hypervisor;
   const child = await workspace.spawn(
     "virtiofsd",
     paths.virtiofsd,
@@ -68,13 +109,13 @@ async function startSharedFs({ config, paths, log }: HostMachineInit, workspace:
         ...(virtioFsDaemonFlavour !== "auto" && { flavour: virtioFsDaemonFlavour }),
         sharedDir: workspace.tree.guestPath,
         socketPath,
-        cache: virtioFsCache,
+        cache,
         extraArgs: virtioFsExtraArgs,
         log,
       }),
     () => failPoint("virtiofsd.spawned"),
   );
-  return Object.assign(child, { socketPath });
+  return Object.assign(child, { socketPath, tag });
 }
 
 async function openVsock(
@@ -133,11 +174,11 @@ function launch(init: HostMachineInit, parts: LaunchParts, tscKhz: number | unde
       verboseConsole: hypervisor.enableDebug,
       cpuFeatures: hypervisor.cpuFeatures,
       machineOptions: hypervisor.machineAccelerators,
-      sharedFs: {
-        socketPath: parts.sharedFs.socketPath,
-        tag: SHARED_TAG,
+      sharedFs: parts.sharedFs.daemons.map(({ socketPath, tag }) => ({
+        socketPath,
+        tag,
         queueSize: hypervisor.virtioFsQueueSize,
-      },
+      })),
       vsock: parts.vsock.transport.device,
       nics: parts.network.nics,
       netnsPath: parts.network.netnsPath,

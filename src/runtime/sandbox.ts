@@ -72,6 +72,8 @@ export interface GuestContainer {
   readonly rootfs: readonly RootfsMount[];
 }
 
+/** Where the guest sees the shared tree for root file systems (docs/protocol.md). */
+const GUEST_ROOTS = "/run/caisson/roots";
 /** Status of a process whose guest was lost: 128 + SIGKILL. */
 const KILLED = 137;
 
@@ -285,10 +287,8 @@ export class Sandbox {
     const process = await this.#newProcess(request.id, "", request.stdio);
     const undo = new UndoStack();
     try {
-      undo.use(
-        "root file system",
-        await traced("rootfs mount", () => tree.addContainer(request.id, guest.rootfs)),
-      );
+      const rootfs = await traced("rootfs mount", () => tree.addContainer(request.id, guest.rootfs));
+      undo.use("root file system", rootfs.undo);
       const machine = await this.machine();
       const { agent } = machine;
       const volumes = await traced("volumes attach", () => this.#podVolumes(tree).attach(guest));
@@ -305,7 +305,7 @@ export class Sandbox {
         {
           containerId: request.id,
           specJson: new TextEncoder().encode(JSON.stringify(spec)),
-          rootfsPath: guest.spec.root?.path ?? "",
+          rootfsPath: `${GUEST_ROOTS}/${rootfs.name}`,
           stdio: guestStdio(request.stdio),
         },
         { timeoutMs: this.#init.createLimitMs },

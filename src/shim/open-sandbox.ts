@@ -16,7 +16,7 @@ import type { SandboxIdentity } from "../persist/run-dir.ts";
 import { cgroupPlace, type SandboxCgroupInit } from "../resources/cgroup/index.ts";
 import type { RootfsMount } from "../resources/share/shared-tree.ts";
 import { volumeKind } from "../resources/share/volume-kind.ts";
-import { hostMachineDeps, SHARED_TAG } from "../runtime/host-machine.ts";
+import { hostMachineDeps } from "../runtime/host-machine.ts";
 import { type NewContainer, Sandbox, type SandboxObserver } from "../runtime/sandbox.ts";
 import { growthLimits, machineSize, podSizeLimits, type SizeLimits } from "../runtime/sizing.ts";
 import { readBundleSpec } from "./bundle.ts";
@@ -32,9 +32,6 @@ export interface SandboxOpenerInit {
   readonly socket: string;
   readonly log: ShimLog;
 }
-
-/** Where the guest sees the shared tree (docs/protocol.md). */
-const GUEST_SHARED = "/run/caisson/shared";
 const MIB = 1 << 20;
 
 /** @returns the function that makes this shim's one sandbox. */
@@ -90,7 +87,6 @@ export function sandboxOpener(init: SandboxOpenerInit) {
         guest: {
           sandboxId,
           hostname: spec.hostname || os.hostname(), // as in a uts namespace that nobody named
-          sharedTag: SHARED_TAG,
           shmSizeBytes: podShmSize(spec),
           sysctls: podSysctls(spec),
           sharePidNamespace: false,
@@ -122,7 +118,6 @@ function planContainer(task: CreateTask, config: Config, podMounts: readonly Oci
   if (containerRole(spec.annotations).role === "sandbox") return { id, bundle, stdio, guest: undefined };
   const { spec: guestSpec, ...volumes } = rewriteSpec(spec, {
     containerId: task.id,
-    guestDir: `${GUEST_SHARED}/${task.id}`,
     kindOf: pathKind,
     volumeOf: volumeKind,
     bundle: task.bundle,

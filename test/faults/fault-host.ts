@@ -198,14 +198,14 @@ export class FaultHost implements AsyncDisposable {
   }
 
   /**
-   * The one that does the work: virtiofsd's is a child of the one that the shim started. Waits a moment for it: the
-   * command line of a process is empty while it executes another program.
+   * The one that does the work: virtiofsd's is a child of the one that the shim started; of two virtiofsd the later one.
+   * Waits a moment for it: the command line of a process is empty while it executes another program.
    */
   async worker(victim: Victim): Promise<number> {
     const deadline = performance.now() + EXEC_LIMIT_MS;
     for (;;) {
       const pids = this.pids(victim);
-      const worker = pids.find((pid) => !childrenOf(pid).some((child) => pids.includes(child)));
+      const worker = pids.findLast((pid) => !childrenOf(pid).some((child) => pids.includes(child)));
       if (worker !== undefined) return worker;
       if (performance.now() > deadline) throw new Error(`no ${victim} runs`);
       await sleep(POLL_MS);

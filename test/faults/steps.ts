@@ -48,6 +48,13 @@ export const steps: readonly Step[] = [
   ...at("create", none, "server.listening", "workspace.made", "cgroup.journalled", "cgroup.entered"),
   ...at("create", none, "mount.journalled", "workspace.shared"),
   ...at("create", { virtiofsd: true }, "virtiofsd.spawned"),
+  {
+    name: "virtiofsd.spawned #2",
+    phase: "create",
+    point: "virtiofsd.spawned",
+    passage: 2,
+    has: { virtiofsd: true },
+  },
   ...at("create", { vsock: true }, "vsock.spawned", "vsock.ready"),
   ...at("create", none, "network.journalled", "network.wired"),
   ...at("create", none, "container.directory", "container.mounted"),

@@ -62,9 +62,9 @@ export function sealRootfs({ root }: PreparedRoot, spec: ContainerSpec): void {
   if (spec.root?.readonly === true) changeAttributes(root, READ_ONLY, false);
 }
 
-function attachRoot({ rootfsPath, sharedPath }: RootfsPlan): number {
+function attachRoot({ rootfsPath }: RootfsPlan): number {
   try {
-    const source = openSource(rootfsPath, sharedPath);
+    const source = openSource(rootfsPath, rootfsPath);
     const tree = cloneMount(source, true);
     sys.mountSetattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, MS_PRIVATE);
     // The shared tree is mounted nodev; an image may hold device nodes, which the device rules guard.

@@ -1,6 +1,6 @@
 /** From a machine as plain data to QEMU's command line and the descriptors it inherits. */
 import { SandboxError } from "../../base/errors.ts";
-import type { NicConfig, VmConfig } from "../hypervisor.ts";
+import type { NicConfig, SharedFsConfig, VmConfig } from "../hypervisor.ts";
 import { kernelCommandLine } from "./kernel-command-line.ts";
 import { type Device, renderSwitch, type Switch } from "./switches.ts";
 
@@ -63,7 +63,7 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
     { switch: "monitor", chardev: "qmp" },
     { switch: "rng", id: "entropy" },
     device({ device: "virtio-rng-pci", rng: "entropy" }),
-    ...sharedFs(config),
+    ...(config.sharedFs ?? []).flatMap(sharedFs),
     ...vsock(config, fds),
     ...config.nics.flatMap((nic, index) => network(nic, index, fds)),
     ...(config.reclaimFreedMemory === true
@@ -96,12 +96,11 @@ function cpuFeatures(config: VmConfig): string[] {
   return features;
 }
 
-function sharedFs(config: VmConfig): Switch[] {
-  const share = config.sharedFs;
-  if (share === undefined) return [];
+function sharedFs({ socketPath, tag, queueSize }: SharedFsConfig, index: number): Switch[] {
+  const chardev = `share${index}`;
   return [
-    { switch: "chardev", id: "share", backend: { kind: "client", path: share.socketPath } },
-    device({ device: "vhost-user-fs-pci", chardev: "share", tag: share.tag, queueSize: share.queueSize }),
+    { switch: "chardev", id: chardev, backend: { kind: "client", path: socketPath } },
+    device({ device: "vhost-user-fs-pci", chardev, tag, queueSize }),
   ];
 }
 
@@ -143,8 +142,8 @@ function check(config: VmConfig): void {
   if (config.maxMemoryMiB < config.memoryMiB) {
     problems.push(`${config.memoryMiB} MiB of at most ${config.maxMemoryMiB} MiB of memory`);
   }
-  const share = config.sharedFs;
-  if (share !== undefined && (share.tag === "" || Buffer.byteLength(share.tag) > MAX_TAG_BYTES)) {
+  const tags = (config.sharedFs ?? []).map(({ tag }) => tag);
+  if (tags.some((tag) => tag === "" || Buffer.byteLength(tag) > MAX_TAG_BYTES)) {
     problems.push(`a virtio-fs tag of other than 1 to ${MAX_TAG_BYTES} bytes`);
   }
   for (const nic of config.nics) {

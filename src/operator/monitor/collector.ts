@@ -9,7 +9,7 @@ import { withDeadline } from "../../base/deadline.ts";
 import { SandboxError } from "../../base/errors.ts";
 import type { StatsResponse, StatusResponse } from "../../gen/caisson/control/v1/control_pb.ts";
 import { type ControlConnection, connectControl } from "../control-client.ts";
-import { componentName, keyNumber, type ProcessUsage, processUsage } from "../processes.ts";
+import { componentName, keyNumber, type ProcessUsage, usageByComponent } from "../processes.ts";
 import { type SandboxRecord, sandboxRecord } from "../sandbox-record.ts";
 import type { FoundSandbox } from "./watch.ts";
 
@@ -251,11 +251,7 @@ function recordOf(entry: Entry): SandboxRecord {
 }
 
 function snapshotOf(entry: Entry, record: SandboxRecord, up: boolean, seen = true): SandboxSnapshot {
-  const processes = new Map<string, ProcessUsage>();
-  for (const { name, pid } of record.processes) {
-    const usage = processUsage(pid);
-    if (usage !== undefined) processes.set(componentName(name), usage);
-  }
+  const processes = usageByComponent(record.processes);
   const { status, stats, askedAtMs, guestAskedAtMs } = entry;
   // Those of an orphan go one by one.
   const memory = new Map([...entry.memory].filter(([component]) => processes.has(component)));
@@ -293,7 +289,9 @@ async function measureMemory({ processes }: SandboxRecord, entry: Entry): Promis
   const memory = new Map<string, number>();
   for (const { name, pid } of processes) {
     const text = await fs.readFile(`/proc/${pid}/smaps_rollup`, "latin1").catch(() => "");
-    if (text !== "") memory.set(componentName(name), keyNumber(text, "Pss") * 1024);
+    if (text === "") continue;
+    const component = componentName(name);
+    memory.set(component, (memory.get(component) ?? 0) + keyNumber(text, "Pss") * 1024);
   }
   entry.memory = memory;
 }

@@ -5,7 +5,7 @@
  *   view     the guest's, which virtiofsd serves: the same, read-only, and a slave of the first, so that what is mounted
  *            there later appears here and in virtiofsd's mount namespace (mount_namespaces(7))
  *
- *   <container>/rootfs   the container's root file system
+ *   <container>/rootfs   the container's root file system; the second of that name in a sandbox has another directory
  *   .volumes/<n>         a bind mount that one or more containers have, read-only where none may write
  *   .sentinel/proof      a file on a mount made after virtiofsd started (docs/protocol.md)
  *
@@ -65,6 +65,14 @@ export interface SharedTreePaths {
   readonly sharedView: string;
 }
 
+/** A container's root file system below the tree. */
+export interface SharedRoot {
+  /** Its path below the tree, which no other had before: a guest may know names for as long as it runs. */
+  readonly name: string;
+  /** Unmounts and removes it; owned by the caller. */
+  readonly undo: UndoStack;
+}
+
 interface Volume {
   readonly request: ShareRequest;
   readonly name: string;
@@ -82,6 +90,8 @@ export class SharedTree {
   readonly #journal: MountJournal;
   readonly #undo = new UndoStack();
   readonly #volumes = new Set<Volume>();
+  /** Containers that there were, by id. */
+  readonly #containerCounts = new Map<string, number>();
   #volumeCount = 0;
 
   private constructor(at: SharedTreePaths, mounts: MountSyscalls, journal: MountJournal) {
@@ -129,16 +139,14 @@ export class SharedTree {
     return content;
   }
 
-  /**
-   * Mounts a container's root file system. All or nothing.
-   * @returns the undo of it, owned by the caller.
-   */
-  async addContainer(id: string, rootfs: readonly RootfsMount[]): Promise<UndoStack> {
+  /** Mounts a container's root file system. All or nothing. Preconditions: `id` is no other container's of now. */
+  async addContainer(id: string, rootfs: readonly RootfsMount[]): Promise<SharedRoot> {
     await using undo = new UndoStack();
-    const dir = path.join(this.path, id);
-    if (fs.existsSync(dir)) {
-      throw new SandboxError("ERR_ALREADY_EXISTS", `container ${id} exists already in this sandbox`);
-    }
+    const count = this.#containerCounts.get(id) ?? 0;
+    this.#containerCounts.set(id, count + 1);
+    // No id has a tilde (containerd pkg/identifiers).
+    const ownName = count === 0 ? id : `${id}~${count}`;
+    const dir = path.join(this.path, ownName);
     makeDir(dir, 0o700);
     undo.defer(`directory of ${id}`, () => {
       failPoint("release.container");
@@ -149,7 +157,7 @@ export class SharedTree {
     makeDir(root, 0o755);
     for (const mount of rootfs) await this.#mountRootfs(undo, mount, root);
     failPoint("container.mounted");
-    return undo.move();
+    return { name: path.join(ownName, "rootfs"), undo: undo.move() };
   }
 
   /**

@@ -1,6 +1,15 @@
 /** Volumes as the kubelet prepares them and mounts them into containers. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { MountPropagation } from "../../../src/gen/runtime/v1/api_pb.ts";
@@ -180,6 +189,34 @@ compareTest(
     assert.equal(result.stdout, "line\na=1\nb=2\nin memory\ntmpfs\n/logs:\nfile\n\n/part:\nfile\n");
     assert.equal(onNode, "line\n");
   },
+);
+
+compareTest(
+  "what the node does to a volume's files is seen: other bytes with the same size and time, more, less, another file",
+  withVolumes(async (pod) => {
+    const dir = host().directory("changing");
+    const file = join(dir, "file");
+    writeFileSync(file, "first\n");
+    const container = await pod.run({ mounts: [at(dir, "/data")] });
+    const read = "cat /data/file";
+    // Names and sizes may be a second old; what is in the file may not.
+    const until = (text: string) => `until [ "$(${read})" = "${text}" ]; do sleep 0.05; done; ${read}`;
+    const seen = [await container.ok(read)];
+    const { atime, mtime } = statSync(file);
+    writeFileSync(file, "other\n");
+    utimesSync(file, atime, mtime);
+    seen.push(await container.ok(read));
+    appendFileSync(file, "more\n");
+    seen.push(await container.ok(until("other\nmore")));
+    truncateSync(file, 3);
+    seen.push(await container.ok(until("oth")));
+    writeFileSync(join(dir, "new"), "another file\n");
+    renameSync(join(dir, "new"), file);
+    seen.push(await container.ok(until("another file")));
+    await container.remove();
+    return seen;
+  }),
+  (seen) => assert.deepEqual(seen, ["first\n", "other\n", "other\nmore\n", "oth", "another file\n"]),
 );
 
 compareTest(

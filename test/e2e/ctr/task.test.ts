@@ -1,9 +1,12 @@
 /** `ctr task`: exec, kill, ps, metrics, list, on a running container. */
 import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { openDescriptors } from "../../harness/leak-ledger.ts";
 import { describeResult, inputOnceStarted } from "../../harness/run.ts";
-import { withTestHost } from "../../harness/test-host.ts";
+import { type TestHost, withTestHost } from "../../harness/test-host.ts";
+import { childrenOf } from "../../harness/world.ts";
 
 const { ledgeredTest } = withTestHost();
 
@@ -43,6 +46,39 @@ ledgeredTest("execs in a row leave no descriptor open in the shim", async (host)
   assert.deepEqual(openDescriptors(shim.pid), before);
   await host.remove(id);
 });
+
+/** Bytes that the virtiofsd processes of this host have read so far (proc_pid_io(5)): one does the work of another. */
+function virtiofsdReadBytes(host: TestHost): number {
+  const daemons = host.world.processes().filter(({ commandLine }) => /\/virtiofsd /.test(commandLine));
+  const pids = new Set(daemons.flatMap(({ pid }) => [pid, ...childrenOf(pid)]));
+  const bytes = [...pids].map((pid) =>
+    Number(/^rchar: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, "utf8"))?.[1]),
+  );
+  return bytes.reduce((total, one) => total + one, 0);
+}
+
+ledgeredTest(
+  "what the guest read of a program it keeps for the next exec, of a volume's file it does not",
+  async (host) => {
+    const volume = join(host.world.dir, "volume");
+    mkdirSync(volume);
+    writeFileSync(join(volume, "file"), Buffer.alloc(1 << 20));
+    const mount = ["--mount", `type=bind,src=${volume},dst=/data,options=rbind:ro`];
+    const id = await host.runDetached(["sleep", "1000"], { flags: mount });
+    const readBy = async (argv: readonly string[]) => {
+      const before = virtiofsdReadBytes(host);
+      for (let i = 0; i < 3; i++) assert.equal((await host.exec(id, argv)).code, 0);
+      return virtiofsdReadBytes(host) - before;
+    };
+    const volumeFile = ["md5sum", "/data/file"];
+    await readBy(volumeFile);
+    const program = await readBy(["true"]);
+    assert.ok(program < 100_000, `${program} bytes were read for 3 execs`);
+    const kept = await readBy(volumeFile);
+    assert.ok(kept >= 3 << 20, `${kept} bytes were read of a file of 1 MiB that was opened 3 times`);
+    await host.remove(id);
+  },
+);
 
 ledgeredTest("kill delivers the signal that was asked for", async (host) => {
   const script = "trap 'exit 42' USR1; touch /ready; while :; do sleep 0.1; done";

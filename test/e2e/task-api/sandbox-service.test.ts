@@ -1,6 +1,7 @@
 /** The Sandbox service called directly: every state of a sandbox, and its containers through the Task API beside it. */
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fromBinary } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
@@ -9,6 +10,7 @@ import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v1/metrics
 import { statusOf } from "../../../src/ttrpc/index.ts";
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
 import { assertEven, takeSnapshot } from "../../harness/leak-ledger.ts";
+import { runOk } from "../../harness/run.ts";
 import { createWorld, type World } from "../../harness/world.ts";
 
 let world: World;
@@ -66,13 +68,18 @@ test("a sandbox is created, started, asked, stopped and shut down", async () => 
   await task.shutdown({ id: "c1" });
   await sandbox.pingSandbox({ sandboxId });
 
+  // The guest may know the names of the first one's files for a day; the second one's root is another.
+  const [other, sleeps] = [join(world.dir, "other-root"), ["sh", "-c", "test -e /other && exec sleep 1000"]];
+  await runOk(["cp", "-a", rootfs[0]?.source ?? "", other]);
+  writeFileSync(join(other, "other"), "");
+  writeFileSync(join(bundle, "config.json"), JSON.stringify(busyboxSpec(world, "c1", sleeps)));
   await task.create({
-    id: "c2",
-    bundle: shim.addBundle("c2", busyboxSpec(world, "c2", ["sleep", "1000"])),
-    rootfs,
+    id: "c1",
+    bundle,
+    rootfs: [{ type: "bind", source: other, options: ["rbind", "rw"] }],
   });
-  await task.start({ id: "c2" });
-  const running = task.wait({ id: "c2" });
+  await task.start({ id: "c1" });
+  const running = task.wait({ id: "c1" });
   await sandbox.stopSandbox({ sandboxId });
   assert.equal((await running).exitStatus, 137);
   const exit = await waiting;

@@ -77,7 +77,7 @@ function makeSandbox(dir: string, mounts: MountSyscalls): Sandbox {
     attachNetwork: fails,
     launch: fails,
   };
-  const setup = { sandboxId: "s", hostname: "", sharedTag: "", shmSizeBytes: 0, sysctls: {} };
+  const setup = { sandboxId: "s", hostname: "", shmSizeBytes: 0, sysctls: {} };
   return new Sandbox(deps, {
     namespace: "test",
     workspace: { dir, facts: {} },
@@ -121,7 +121,7 @@ test("a run directory goes although the kernel has not finished with a mount tha
     dir,
     facts: {},
   });
-  const undo = await workspace.tree.addContainer("c", container("c").guest?.rootfs ?? []);
+  const { undo } = await workspace.tree.addContainer("c", container("c").guest?.rootfs ?? []);
   // An overlay's umount(2) writes out the whole file system below it.
   const undone = undo.disposeAsync();
   await reached;

@@ -67,7 +67,9 @@ test("a guest writes into its file systems and volumes, and nowhere else in its 
   const { tree, journal } = await makeTree("view");
   const root = hostDir("view-root", "file");
   const [volume, kept] = [hostDir("view-volume", "file"), hostDir("view-kept", "file")];
-  const container = await tree.addContainer("c", [{ type: "bind", source: root, options: ["rbind"] }]);
+  const { undo: container } = await tree.addContainer("c", [
+    { type: "bind", source: root, options: ["rbind"] },
+  ]);
   const held = await tree.share(request(volume, "dir"), async () => undefined);
   const readonly = await tree.share({ ...request(kept, "dir"), readonly: "rro" }, async () => undefined);
   const view = (name: string) => path.join(tree.guestPath, name);
@@ -102,7 +104,9 @@ test("a mount is there once in each view also below a directory that is shared, 
   await mount("none", host, "none", ["shared"]);
   const { tree } = await makeTree("host/sandbox");
   const root = hostDir("host-root", "file");
-  const container = await tree.addContainer("c", [{ type: "bind", source: root, options: ["rbind"] }]);
+  const { undo: container } = await tree.addContainer("c", [
+    { type: "bind", source: root, options: ["rbind"] },
+  ]);
   const rootfs = [tree.path, tree.guestPath].map((view) => path.join(view, "c/rootfs"));
   assert.deepEqual(mountsBelow(host), [host, tree.path, tree.guestPath, ...rootfs]);
   await container.disposeAsync();
@@ -119,12 +123,28 @@ test("a container that goes takes nothing along that the host has mounted in its
   const below = path.join(root, "below");
   fs.mkdirSync(below);
   await mount("none", below, "tmpfs", ["size=1m"]);
-  const container = await tree.addContainer("c", [{ type: "bind", source: root, options: ["rw", "rbind"] }]);
+  const { undo: container } = await tree.addContainer("c", [
+    { type: "bind", source: root, options: ["rw", "rbind"] },
+  ]);
   assert.ok(mountsBelow(tree.guestPath).includes(path.join(tree.guestPath, "c/rootfs/below")));
   await container.disposeAsync();
   assert.deepEqual(mountsBelow(root), [root, below]);
   await tree[Symbol.asyncDispose]();
   assert.deepEqual(mountsBelow(path.join(scratch, "peer")), []);
+});
+
+test("a container has a place that no earlier one of its name had: the guest may still know that", async () => {
+  const { tree } = await makeTree("again");
+  const root = hostDir("again-root", "file");
+  const names: string[] = [];
+  for (let i = 0; i < 3; i++) {
+    const { name, undo } = await tree.addContainer("c", [{ type: "bind", source: root, options: ["rbind"] }]);
+    assert.deepEqual(fs.readdirSync(path.join(tree.guestPath, name)), ["file"]);
+    names.push(name);
+    await undo.disposeAsync();
+  }
+  assert.equal(new Set(names).size, names.length, names.join(", "));
+  await tree[Symbol.asyncDispose]();
 });
 
 test("nothing is mounted in a tree that is not shared any more", async () => {

@@ -20,7 +20,6 @@ const volumes: Record<string, VolumeKind> = {
 };
 const input: RewriteInput = {
   containerId: "c1",
-  guestDir: "/run/caisson/shared/c1",
   kindOf: (path) => kinds[path] ?? "missing",
   volumeOf: (path) => volumes[path] ?? { kind: "plain" },
   bundle: "/bundle",
@@ -53,7 +52,7 @@ test("rewriteSpec() plans a bind source and leaves the place in the guest open",
   ]);
   assert.equal(guest.mounts?.[0]?.source, "");
   assert.deepEqual(guest.mounts?.[0]?.options, ["rbind", "ro"]);
-  assert.equal(guest.root?.path, "/run/caisson/shared/c1/rootfs");
+  assert.equal(guest.root?.path, "");
 });
 
 test("rewriteSpec() tells volumes in memory and those that follow the host from plain ones", () => {

@@ -31,7 +31,10 @@ const vhost: VmConfig = {
   kernel: { path: "/img/vmlinux", format: "vmlinux" },
   firmware: "/usr/share/qemu/qboot.rom",
   kernelParams: ["caisson.log=debug"],
-  sharedFs: { socketPath: "/run/caisson/1/fs.sock", tag: "caissonShared", queueSize: 1024 },
+  sharedFs: [
+    { socketPath: "/run/caisson/1/fs.sock", tag: "caissonShared", queueSize: 1024 },
+    { socketPath: "/run/caisson/1/roots.sock", tag: "caissonRoots", queueSize: 1024 },
+  ],
   vsock: { kind: "vhost-vsock", fd: 21, guestCid: 1234 },
   nics: [
     { mac: "0a:58:0a:01:02:03", mtu: 1450, tapFds: [30, 31], vhostFds: [40, 41] },
@@ -103,7 +106,7 @@ test("qemuCommand() refuses machines that make no sense, naming what", () => {
     [{ nics: [nic] }, /1 vhost descriptors for 2 queues of the NIC 0a:58/],
     [{ nics: [{ ...nic, tapFds: [], vhostFds: [] }] }, /no tap descriptor/],
     [
-      { sharedFs: { socketPath: "/s", tag: "t".repeat(37), queueSize: 64 } },
+      { sharedFs: [{ socketPath: "/s", tag: "t".repeat(37), queueSize: 64 }] },
       /tag of other than 1 to 36 bytes/,
     ],
   ];
