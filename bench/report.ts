@@ -12,7 +12,7 @@ export interface Report {
 }
 
 /** Of the suite, and the lab's variant where it was measured there: no result takes the place of one from another host. */
-export const labelOf = ({ suite, host }: Report): string =>
+export const labelOf = ({ suite, host }: Pick<Report, "suite" | "host">): string =>
   host.lab === undefined ? suite : `${suite}-${host.lab}`;
 
 /** Decimals by unit: times to a tenth of a millisecond are noise. */

@@ -3,10 +3,11 @@
  * tools and the shells take what is in it.
  */
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { copyright } from "../../../scripts/package/documents.ts";
 import { VERSION } from "../../../src/base/version.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
 import { describeResult, run, runOk } from "../../harness/run.ts";
@@ -125,6 +126,18 @@ test("the copyright file names every package that is bundled", () => {
   for (const directory of bundled) {
     assert.ok(text.includes(`npm package ${directory.replace(/^.*node_modules\//, "")} `), directory);
   }
+});
+
+test("the text of Debian's own copy of a licence is left out wherever it comes, as in Node's", () => {
+  const apache = readFileSync("/usr/share/common-licenses/Apache-2.0", "utf8");
+  const licence = join(dir, "LICENSE");
+  writeFileSync(licence, `First part\n${apache}\nSecond part\n${apache}\nThird part\n`);
+  const text = copyright(repositoryRoot, { program: "", licence });
+  assert.match(
+    text,
+    /First part\nApache License 2\.0: its text is in .*Second part\nApache License 2\.0: .*Third part/s,
+  );
+  assert.doesNotMatch(text, /TERMS AND CONDITIONS FOR USE/);
 });
 
 test("the maintainer script takes the interpreter from a program that names one", () => {
