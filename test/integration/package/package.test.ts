@@ -133,10 +133,9 @@ test("the text of Debian's own copy of a licence is left out wherever it comes, 
   const licence = join(dir, "LICENSE");
   writeFileSync(licence, `First part\n${apache}\nSecond part\n${apache}\nThird part\n`);
   const text = copyright(repositoryRoot, { program: "", licence });
-  assert.match(
-    text,
-    /First part\nApache License 2\.0: its text is in .*Second part\nApache License 2\.0: .*Third part/s,
-  );
+  const own = text.slice(text.indexOf("First part"));
+  assert.equal(own.match(/^Apache License 2\.0: its text is in /gm)?.length, 2, own);
+  assert.match(own, /Second part[^]*Third part/);
   assert.doesNotMatch(text, /TERMS AND CONDITIONS FOR USE/);
 });
 
