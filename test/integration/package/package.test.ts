@@ -135,7 +135,7 @@ test("the text of Debian's own copy of a licence is left out wherever it comes, 
   const text = copyright(repositoryRoot, { program: "", licence });
   const own = text.slice(text.indexOf("First part"));
   assert.equal(own.match(/^Apache License 2\.0: its text is in /gm)?.length, 2, own);
-  assert.match(own, /Second part[^]*Third part/);
+  assert.match(own, /Second part.*Third part/s);
   assert.doesNotMatch(text, /TERMS AND CONDITIONS FOR USE/);
 });
 
