@@ -128,7 +128,8 @@ export async function buildGuestAgent(options = {}) {
   const bytecodeObject = join(workDir, "bytecode.o");
   compileObject(tools, bytecode, bytecodeObject, [self]);
   const path = join(outDir, "agent");
-  const linkFlags = [...tools.link, "-s", "-Wl,--gc-sections", "-Wl,--build-id=none"];
+  const trimmed = ["__register_frame_info", "__deregister_frame_info"].map((name) => `-Wl,--wrap=${name}`);
+  const linkFlags = [...tools.link, "-s", "-Wl,--gc-sections", "-Wl,--build-id=none", ...trimmed];
   execFileSync(
     "gcc",
     [...objects, bytecodeObject, ...linkFlags, "-lquickjs", "-lseccomp", "-lm", "-o", path],
