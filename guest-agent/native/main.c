@@ -24,6 +24,8 @@ char **runtime_argv;
 /* Zero-initialised they are the number 0, which is no function. */
 static JSValue turn_function;
 static JSValue rejection_function;
+/* CLOCK_BOOTTIME at the start of the program. */
+static struct timespec started;
 
 static void write_stderr(const char *text, size_t length) {
     while (length > 0) {
@@ -113,12 +115,18 @@ SYS_IMPL(js_queue_job) {
     return JS_EnqueueJob(ctx, call_job, 1, argv) ? JS_EXCEPTION : JS_UNDEFINED;
 }
 
+SYS_IMPL(js_started_us) {
+    SYS_UNUSED;
+    return JS_NewInt64(ctx, (int64_t)started.tv_sec * 1000000 + started.tv_nsec / 1000);
+}
+
 static const JSCFunctionListEntry runtime_functions[] = {
     SYS_FN("setTurn", 1, js_set_turn),
     SYS_FN("setRejectionHandler", 1, js_set_rejection_handler),
     SYS_FN("runJobs", 0, js_run_jobs),
     SYS_FN("collectGarbage", 0, js_collect_garbage),
     SYS_FN("queueJob", 1, js_queue_job),
+    SYS_FN("startedUs", 0, js_started_us),
 };
 SYS_TABLE(runtime_functions)
 
@@ -174,6 +182,7 @@ static int stop(void) {
 }
 
 int main(int argc, char **argv) {
+    clock_gettime(CLOCK_BOOTTIME, &started);
     runtime_argc = argc;
     runtime_argv = argv;
     signal(SIGPIPE, SIG_IGN);

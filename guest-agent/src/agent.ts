@@ -38,6 +38,11 @@ const CAPABILITIES = ["stdio-reattach", "console", "forward"];
 /** Milliseconds between the order to shut down and the end, for the answer to leave. */
 const FAREWELL_MS = 50;
 
+export interface BootStep {
+  readonly name: string;
+  readonly uptimeUs: bigint;
+}
+
 export interface AgentInit {
   readonly loop: EventLoop;
   readonly log: Log;
@@ -51,7 +56,7 @@ export interface AgentInit {
   /** Ends the guest (or the process, in tests). */
   readonly powerOff: () => void;
   /** Named steps of the boot so far, with the uptime in microseconds. */
-  readonly steps: { readonly name: string; readonly uptimeUs: bigint }[];
+  readonly steps: BootStep[];
 }
 
 export const uptimeUs = (): number => sys.clockUs(CLOCK_BOOTTIME);

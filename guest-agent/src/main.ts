@@ -7,7 +7,7 @@ import "./web-globals.ts";
 import * as sys from "sys";
 import { describeError } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
-import { runAgent, uptimeUs } from "./agent.ts";
+import { type BootStep, runAgent, uptimeUs } from "./agent.ts";
 import { parseCommandLine } from "./boot/command-line.ts";
 import { ModuleLoader } from "./boot/modules.ts";
 import { enableControllers, mountAll } from "./boot/mounts.ts";
@@ -61,7 +61,7 @@ function runAsProcess(loop: EventLoop, directory: string): void {
     hostPort: 0,
     modules: undefined,
     powerOff: () => sys.exit(0),
-    steps: [step("init")],
+    steps: [begun()],
   });
   run.catch((error: unknown) => {
     report(error);
@@ -70,7 +70,7 @@ function runAsProcess(loop: EventLoop, directory: string): void {
 }
 
 function runAsInit(loop: EventLoop): void {
-  const steps = [step("init")];
+  const steps = [begun()];
   mountAll(log);
   const options = parseCommandLine(readText("/proc/cmdline") ?? "");
   logOutput.level = options.logLevel;
@@ -78,7 +78,7 @@ function runAsInit(loop: EventLoop): void {
   enableControllers(log);
   const modules = new ModuleLoader(log);
   modules.loadForBoot();
-  steps.push(step("modules"));
+  steps.push({ name: "modules", uptimeUs: BigInt(uptimeUs()) });
   const run = runAgent({
     loop,
     log,
@@ -97,8 +97,9 @@ function runAsInit(loop: EventLoop): void {
   });
 }
 
-function step(name: string): { name: string; uptimeUs: bigint } {
-  return { name, uptimeUs: BigInt(uptimeUs()) };
+/** The kernel's own part of the boot, which ends with the execution of this program. */
+function begun(): BootStep {
+  return { name: "init", uptimeUs: BigInt(sys.startedUs()) };
 }
 
 /** The guest's OOM killer must never pick the agent. */

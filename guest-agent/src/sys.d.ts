@@ -22,6 +22,8 @@ declare module "sys" {
   /** Runs the promise jobs until none is left. */
   export function runJobs(): void;
   export function queueJob(job: () => void): void;
+  /** CLOCK_BOOTTIME at the start of the program, in microseconds. */
+  export function startedUs(): number;
   /** Frees unreachable cycles now. */
   export function collectGarbage(): void;
 

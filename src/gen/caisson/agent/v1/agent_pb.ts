@@ -42,7 +42,7 @@ export type HelloRequest = Message<"caisson.agent.v1.HelloRequest"> & {
   kernelRelease: string;
 
   /**
-   * Microseconds of guest uptime at a named step, in order: "init", "modules", "connected".
+   * Microseconds of guest uptime at a named step, in order: "init" (the agent is executed), "modules", "connected".
    *
    * @generated from field: repeated caisson.agent.v1.BootStep boot_steps = 5;
    */
