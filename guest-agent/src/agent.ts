@@ -35,6 +35,13 @@ const CONSOLE_PORT = 1026;
 const FORWARD_PORT = 1027;
 /** What this agent can do beyond version 1 of the protocol's calls. */
 const CAPABILITIES = ["stdio-reattach", "console", "forward"];
+/**
+ * Devices without which a container starts as well, by virtio id (virtio specification, section 5): more entropy (4), giving
+ * memory back (5).
+ */
+const LATE_DEVICES: ReadonlySet<number> = new Set([4, 5]);
+/** Milliseconds from the hello until their drivers are loaded. */
+const LATE_DEVICES_MS = 1_000;
 /** Milliseconds between the order to shut down and the end, for the answer to leave. */
 const FAREWELL_MS = 50;
 
@@ -64,6 +71,8 @@ export const uptimeUs = (): number => sys.clockUs(CLOCK_BOOTTIME);
 /** Listens, says hello, and serves until the host is gone. Rejects only when the agent cannot be reached at all. */
 export async function runAgent(init: AgentInit): Promise<void> {
   const { loop, log, endpoints, failPoint } = init;
+  // The answer takes a while, in which all else is made.
+  const dialling = endpoints.dialHost(init.hostPort);
   let link: HostLink | undefined;
   let markReady: () => void = () => undefined;
   const ready = new Promise<void>((resolve) => {
@@ -109,11 +118,14 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const forwards = new ForwardServer({ loop, log: log.child({ component: "forward" }) });
   endpoints.listen(FORWARD_PORT, (stream) => void forwards.serve(stream));
 
-  link = new HostLink(await endpoints.dialHost(init.hostPort));
+  link = new HostLink(await dialling);
   const connected = link;
-  await greet(init, connected);
-  init.modules?.loadForDevices();
+  const greeting = greet(init, connected);
+  // While the hello is under way.
+  init.modules?.loadForDevices(LATE_DEVICES);
+  await greeting;
   markReady();
+  loop.setTimer(LATE_DEVICES_MS, () => init.modules?.loadForDevices());
   uevents.subscribe((event) => {
     // The first device of its kind may be plugged in long after the boot.
     if (event.action === "add" && event.subsystem === "virtio") init.modules?.loadForDevices();

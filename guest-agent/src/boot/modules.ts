@@ -28,10 +28,14 @@ export class ModuleLoader {
     this.#load((when) => when.kind === "boot");
   }
 
-  /** Loads the drivers of the virtio devices that are present now; call again after a hot-plug. */
-  loadForDevices(): void {
+  /**
+   * Loads the drivers of the virtio devices that are present now; call again after a hot-plug.
+   * @param but device ids that are left out
+   */
+  loadForDevices(but: ReadonlySet<number> = new Set()): void {
     const present = presentVirtioIds();
-    this.#load((when) => when.kind === "virtio" && present.has(when.id));
+    const wanted = (id: number) => present.has(id) && !but.has(id);
+    this.#load((when) => when.kind === "virtio" && wanted(when.id));
   }
 
   /** Loads what something asks for by name. @returns false when the image lists nothing under it. */
