@@ -113,7 +113,7 @@ export async function buildGuestAgent(options = {}) {
   const bundled = join(workDir, "agent.js");
   await bundle(options.entry ?? join(here, "src/main.ts"), bundled, options.debug ?? false);
   const bytecode = join(workDir, "bytecode.c");
-  execFileSync(compiler, [bundled, bytecode], { stdio: "inherit" });
+  execFileSync(compiler, [bundled, bytecode, ...(options.debug ? ["debug"] : [])], { stdio: "inherit" });
   // osbuilder reads the version from the program; nothing in it refers to this.
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const marker = `__attribute__((used, retain)) const char agent_version[] = "caisson-agent/${version}";\n`;

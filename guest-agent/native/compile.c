@@ -1,6 +1,7 @@
 /*
  * Build-time tool: compiles the bundled agent to bytecode and writes it as a C array.
- * Usage: compile <bundle.js> <output.c>. Linked with the same libquickjs.a as the agent, so the formats agree.
+ * Usage: compile <bundle.js> <output.c> [debug]; with "debug" the line numbers stay, for stack traces.
+ * Linked with the same libquickjs.a as the agent, so the formats agree.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,8 +52,8 @@ static int write_array(const char *path, const uint8_t *bytes, size_t length) {
 
 int main(int argc, char **argv) {
     size_t length, size;
-    if (argc != 3) {
-        fprintf(stderr, "usage: compile <bundle.js> <output.c>\n");
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: compile <bundle.js> <output.c> [debug]\n");
         return 64; /* EX_USAGE */
     }
     char *source = read_file(argv[1], &length);
@@ -63,8 +64,7 @@ int main(int argc, char **argv) {
     JSRuntime *rt = JS_NewRuntime();
     JSContext *ctx = JS_NewContext(rt);
     JS_SetModuleLoaderFunc(rt, NULL, load_module, NULL);
-    /* Line numbers stay, for stack traces; the source text goes. */
-    JS_SetStripInfo(rt, JS_STRIP_SOURCE);
+    JS_SetStripInfo(rt, argc == 4 ? JS_STRIP_SOURCE : JS_STRIP_DEBUG);
     JSValue module = JS_Eval(ctx, source, length, "agent", JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
     uint8_t *bytes = JS_IsException(module) ? NULL : JS_WriteObject(ctx, &size, module, JS_WRITE_OBJ_BYTECODE);
     if (!bytes) {
