@@ -9,7 +9,7 @@ import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { Config, ResolvedPaths } from "../config/index.ts";
 import { checkVsockDaemon } from "../config/index.ts";
-import { superviseChild } from "../hypervisor/child-process.ts";
+import { loadSupervisor, superviseChild } from "../hypervisor/child-process.ts";
 import type { Accel } from "../hypervisor/hypervisor.ts";
 import { findQboot } from "../hypervisor/qemu/firmware.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
@@ -45,11 +45,18 @@ export interface HostMachineInit {
 export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineDeps {
   // The emulator's counter is the host's own; KVM tells its guests.
   const tscKhz = init.accel === "tcg" ? startTscMeasurement() : () => undefined;
+  const network = hostNetwork(init);
   return {
     mounts: createMounter({ beneath: runDir }),
     startSharedFs: (workspace, signal) => startSharedFs(init, workspace, signal),
     openVsock: (workspace, signal) => openVsock(init, workspace, signal),
-    ...hostNetwork(init),
+    reserveNetwork: () => {
+      const reservation = network.reserveNetwork();
+      // While the sandbox's place is being made, which mostly waits for the kernel.
+      void loadSupervisor();
+      return reservation;
+    },
+    attachNetwork: network.attachNetwork,
     launch: (parts, signal) =>
       parts.workspace.spawn(
         "qemu",

@@ -34,8 +34,9 @@ function modules() {
 /** @returns undefined where nothing can be planned ahead: a macvtap takes what was read away from the interface. */
 async function reserve(init: HostMachineInit): Promise<PodReservation | undefined> {
   const { internetworkingModel: model } = init.config.runtime;
-  if (init.netnsPath === undefined || model === "none" || model === "macvtap") return undefined;
+  if (model === "none") return undefined;
   const [{ reservePodNetwork }] = await modules();
+  if (init.netnsPath === undefined || model === "macvtap") return undefined;
   return await reservePodNetwork(optionsOf(init, init.netnsPath));
 }
 

@@ -16,6 +16,7 @@ import { removeCgroup } from "../../base/remove-cgroup.ts";
 import type { AsyncReleasable } from "../../base/undo.ts";
 import type { CgroupPlace } from "./cgroups-path.ts";
 import { type Hierarchy, ownDirectory, parseHierarchies } from "./hierarchies.ts";
+import { inNewScope, systemdRuns } from "./systemd-scope.ts";
 
 /** The journal as this needs it. */
 export interface CgroupJournal {
@@ -84,8 +85,8 @@ export class SandboxCgroup implements AsyncReleasable {
     const records = members.map(({ dir }) => journal.add({ kind: "cgroup", path: dir }));
     failPoint("cgroup.journalled");
     const cgroup = new SandboxCgroup(members, journal, records, log);
-    const join = () => {
-      for (const { hierarchy, dir } of members) enterOne(hierarchy, dir, place.path, init);
+    const join = async () => {
+      for (const { hierarchy, dir } of members) await enterOne(hierarchy, dir, place.path, init);
     };
     try {
       await cgroup.#joinWithScope(place, join);
@@ -161,19 +162,18 @@ export class SandboxCgroup implements AsyncReleasable {
   }
 
   /** A scope is a matter of good order: without it the directories are the same. */
-  async #joinWithScope({ scope }: CgroupPlace, join: () => void): Promise<void> {
-    const { systemdRuns, inNewScope } = await import("./systemd-scope.ts");
-    if (scope === undefined || !systemdRuns()) return join();
+  async #joinWithScope({ scope }: CgroupPlace, join: () => Promise<void>): Promise<void> {
+    if (scope === undefined || !systemdRuns()) return await join();
     let joined = false;
     try {
-      await inNewScope(scope, () => {
+      await inNewScope(scope, async () => {
         joined = true;
-        join();
+        await join();
       });
     } catch (error) {
       if (joined) throw error;
       this.#log.warn({ err: describeError(error) }, "the sandbox's cgroup is made without systemd");
-      join();
+      await join();
     }
   }
 }
@@ -187,12 +187,18 @@ function assertFree(members: readonly Membership[]): void {
   }
 }
 
-function enterOne(hierarchy: Hierarchy, dir: string, cgroup: string, { cpuset }: SandboxCgroupInit): void {
+async function enterOne(
+  hierarchy: Hierarchy,
+  dir: string,
+  cgroup: string,
+  { cpuset }: SandboxCgroupInit,
+): Promise<void> {
   try {
     make(hierarchy, cgroup);
     limitCpuset(dir, cpuset);
-    // 0 is the writer.
-    fs.writeFileSync(`${dir}/cgroup.procs`, "0");
+    // 0 is the writer. The first move of some time waits 10 to 20 ms for all processors (cgroup_threadgroup_rwsem of the
+    // kernel), in which this one has other things to do.
+    await fs.promises.writeFile(`${dir}/cgroup.procs`, "0");
   } catch (error) {
     throw new SandboxError("ERR_HOST", `the sandbox cannot have the cgroup ${dir}`, { cause: error });
   }

@@ -28,7 +28,7 @@ export function scopeArguments({ slice, unit }: { readonly slice: string; readon
  */
 export async function inNewScope<T>(
   scope: { readonly slice: string; readonly unit: string },
-  join: () => T,
+  join: () => Promise<T>,
 ): Promise<T> {
   const holder = spawn(PROGRAM, scopeArguments(scope), {
     stdio: ["pipe", "pipe", "pipe"],
@@ -47,7 +47,7 @@ export async function inNewScope<T>(
       holder.once("close", (code) => fail(`exit ${code}`));
       holder.stdout.once("data", () => resolve());
     });
-    return join();
+    return await join();
   } finally {
     holder.stdin.destroy();
   }
