@@ -7,11 +7,15 @@ import { silentLog } from "../base/log.ts";
 /** Milliseconds for one wiring in a namespace of its own. */
 const LIMIT_MS = 5_000;
 
-/**
- * Wires a veth pair in a namespace of its own and takes that back. Never rejects: whoever may not make a namespace (a
- * build without root) gets a cache without it.
- */
+/** Never rejects: whoever may not mount or make a namespace (a build without root) gets a cache without that. */
 export async function rehearse(): Promise<void> {
+  const { rehearseBoot } = await import("./rehearse-boot.ts");
+  await rehearseBoot().catch(() => undefined);
+  await rehearseWiring();
+}
+
+/** Wires a veth pair in a namespace of its own and takes that back. */
+async function rehearseWiring(): Promise<void> {
   try {
     const [{ addVeth, NetlinkProtocol, NetlinkSocket, setLink }, { makeNetns, reservePodNetwork }] =
       await Promise.all([import("../netlink/index.ts"), import("../resources/net/index.ts")]);
@@ -31,6 +35,6 @@ export async function rehearse(): Promise<void> {
       await network.detach();
     }
   } catch {
-    // as said above
+    // as said of rehearse()
   }
 }

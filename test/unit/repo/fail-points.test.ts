@@ -8,10 +8,11 @@ import { acquires, elsewhere } from "../../faults/acquires.ts";
 import { recoverySteps, steps } from "../../faults/steps.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
 
-/** Commands of the operator acquire nothing for a sandbox that containerd runs. */
+/** Commands of the operator, and the rehearsal of the build, acquire nothing for a sandbox that containerd runs. */
+const others = /^src\/(operator\/|shim\/rehearse-boot\.ts$|base\/undo\.ts$)/;
 const sources = readdirSync(join(repositoryRoot, "src"), { recursive: true })
   .map((file) => join("src", String(file)))
-  .filter((file) => file.endsWith(".ts") && !file.startsWith("src/operator/") && file !== "src/base/undo.ts")
+  .filter((file) => file.endsWith(".ts") && !others.test(file))
   .map((file) => ({ file, text: readFileSync(join(repositoryRoot, file), "utf8") }));
 
 /** Registrations with an undo stack whose name is neither a literal nor begins as one, with the names they get. */
