@@ -10,7 +10,7 @@ import type { Log } from "../../src/base/log.ts";
 import { type BootStep, runAgent, uptimeUs } from "./agent.ts";
 import { parseCommandLine } from "./boot/command-line.ts";
 import { ModuleLoader } from "./boot/modules.ts";
-import { enableControllers, mountAll } from "./boot/mounts.ts";
+import { mountAll } from "./boot/mounts.ts";
 import { unixEndpoints, vsockEndpoints } from "./endpoints.ts";
 import { EventLoop } from "./event-loop.ts";
 import { armFailPoint } from "./failpoint.ts";
@@ -75,7 +75,6 @@ function runAsInit(loop: EventLoop): void {
   const options = parseCommandLine(readText("/proc/cmdline") ?? "");
   logOutput.level = options.logLevel;
   protectSelf(log);
-  enableControllers(log);
   const modules = new ModuleLoader(log);
   modules.loadForBoot();
   steps.push({ name: "modules", uptimeUs: BigInt(uptimeUs()) });

@@ -2,7 +2,7 @@
 import * as sys from "sys";
 import { describeError } from "../../../src/base/errors.ts";
 import type { Log } from "../../../src/base/log.ts";
-import { makeDirectory, readText, writeKernelFile } from "../files.ts";
+import { makeDirectory } from "../files.ts";
 import { AT_FDCWD, MS_NODEV, MS_NOEXEC, MS_NOSUID, sysCode } from "../linux.ts";
 
 interface BootMount {
@@ -50,19 +50,6 @@ export function mountAll(log: Log): void {
       sys.symlinkat(target, AT_FDCWD, path);
     } catch (error) {
       if (sysCode(error) !== "EEXIST") log.warn({ path, err: describeError(error) }, "cannot make a link");
-    }
-  }
-}
-
-/** Hands every controller that the kernel has on to the root's children. */
-export function enableControllers(log: Log): void {
-  const controllers = readText("/sys/fs/cgroup/cgroup.controllers")?.trim() ?? "";
-  for (const name of controllers.split(" ")) {
-    if (name === "") continue;
-    try {
-      writeKernelFile("/sys/fs/cgroup/cgroup.subtree_control", `+${name}`);
-    } catch (error) {
-      log.warn({ err: describeError(error) }, `cgroup controller ${name} cannot be enabled`);
     }
   }
 }

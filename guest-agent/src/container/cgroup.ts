@@ -31,13 +31,20 @@ export class Cgroup {
     this.path = path;
   }
 
-  /** Makes the cgroup, with every controller the kernel offers. The caller calls `remove`. @throws ERR_HOST */
+  /** Makes the directory of all containers, with every controller the kernel offers. @throws SysError */
+  static prepare({ cgroupRoot }: Pick<CgroupDeps, "cgroupRoot">): string {
+    const parent = `${cgroupRoot}/${PARENT}`;
+    delegate(cgroupRoot);
+    makeDirectory(parent);
+    delegate(parent);
+    return parent;
+  }
+
+  /** Makes the cgroup of one. The caller calls `remove`. @throws ERR_HOST */
   static create(deps: CgroupDeps, name: string): Cgroup {
-    const parent = `${deps.cgroupRoot}/${PARENT}`;
+    let parent = deps.cgroupRoot;
     try {
-      delegate(deps.cgroupRoot);
-      makeDirectory(parent);
-      delegate(parent);
+      parent = Cgroup.prepare(deps);
       sys.mkdirat(AT_FDCWD, `${parent}/${name}`, 0o755);
     } catch (error) {
       if (sysCode(error) === "EEXIST") {

@@ -17,6 +17,7 @@ import { readText } from "../files.ts";
 import type { ProcessStdio, StdioLayout } from "../stdio/process-stdio.ts";
 import { callLog, currentCall, within } from "../tracing.ts";
 import { mountSharedVolumes } from "../volumes/volumes.ts";
+import { Cgroup } from "./cgroup.ts";
 import { Container, type ContainerDeps } from "./container.ts";
 import { type ContainerStats, collectStats, hugePageSizes } from "./container-stats.ts";
 import type { PidNamespace } from "./launch.ts";
@@ -70,6 +71,8 @@ class Containers implements ContainerRuntime {
     if (this.#settings !== undefined) throw new SandboxError("ERR_STATE", "the sandbox exists already");
     if (settings.sharePidNamespace) this.#namespaces.sharePid();
     this.#settings = settings;
+    // While the host has its answer and not yet sent a container.
+    this.#deps.loop.setTimer(0, () => this.#prepareCgroups());
   }
 
   get containerCount(): number {
@@ -255,6 +258,14 @@ class Containers implements ContainerRuntime {
       onOutOfMemory,
       track: (pid, process) => this.#children.set(pid, process),
     };
+  }
+
+  #prepareCgroups(): void {
+    try {
+      Cgroup.prepare(this.#options);
+    } catch {
+      // The first container tries again and says why.
+    }
   }
 
   /** Done here because the child that mounts cannot wait for anything. */
