@@ -3,14 +3,14 @@
  * docs/lab.md tells how it is used.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { closeFd, lockFile } from "../src/native/index.ts";
 import { buildDisk } from "./lab/disk.ts";
 import { LabMachine, provideSnapshot } from "./lab/machine.ts";
 import { labRoot, runDir } from "./lab/places.ts";
-import { testRuns } from "./lab/runs.ts";
+import { type RunsReport, runsTable, testRuns } from "./lab/runs.ts";
 import { getCommand, putCommand, sshCommand } from "./lab/ssh.ts";
 import { say } from "./lab/steps.ts";
 import { variantOf } from "./lab/variant.ts";
@@ -24,8 +24,10 @@ const USAGE = `Usage: npm run lab -- [--host KIND] [--name NAME] COMMAND
   put FILE... DIR    copy into it
   get FILE DIR       copy out of it
   down               end it; what it wrote is lost
-  test [--runs N] [--json FILE] [FILE...]
-                     build our package and run the lab's tests, N times; FILE gets a record of each run
+  test [--runs N] [--json FILE] [FILE... | lab]
+                     build our package and run the lab's tests, or those of FILE..., or "lab": the lane of npm test;
+                     N times; FILE gets a record of each run
+  runs FILE          such a record as a table
 --host debian13 (the default, or what CAISSON_LAB_HOST says) or debian12
 --name default; hosts of different names run side by side`;
 
@@ -108,7 +110,7 @@ async function main(): Promise<number> {
         return 0;
       }
       await prepare(variant, !values.fresh);
-      await LabMachine.start({ variant, dir, detached: true, fresh: values.fresh });
+      await LabMachine.start({ variant, dir, detached: true, ...(values.fresh ? { boot: "boot" } : {}) });
       return 0;
     }
     case "sh": {
@@ -137,10 +139,16 @@ async function main(): Promise<number> {
     case "test":
       return await testRuns({
         variant,
-        files: args.length > 0 ? args : ["lab"],
+        files: args.length > 0 ? args : ["test/lab"],
         count: countOf(values.runs),
         ...(values.json === undefined ? {} : { report: values.json }),
       });
+    case "runs": {
+      const [file] = args;
+      if (file === undefined) throw new Error("write: lab runs FILE");
+      console.log(runsTable(JSON.parse(readFileSync(file, "utf8")) as RunsReport));
+      return 0;
+    }
     default:
       throw new Error(`there is no command "${command}"\n${USAGE}`);
   }

@@ -1,5 +1,5 @@
 /**
- * Runs the test lanes: static, unit, integration, e2e. Arguments select lanes, test files or directories; none means
+ * Runs the test lanes: static, unit, integration, e2e, lab. Arguments select lanes, test files or directories; none means
  * every lane. A file runs in a process of its own, bounded in time. Failures are shown in full at the end; the last line
  * is "N passed, N failed, N skipped" over everything that ran. A lane in which no test ran is a failure.
  */
@@ -18,8 +18,8 @@ interface Lane {
   readonly concurrency: number;
   /** Seconds that one file or command may take. */
   readonly limitS: number;
-  /** Only when it is asked for. */
-  readonly onRequest?: boolean;
+  /** Files that run only when they are named, or a directory of theirs. */
+  readonly onRequest?: readonly string[];
   /** What its files need and what takes minutes; starts with the first lane, behind whatever else wants a processor. */
   readonly preparation?: {
     readonly name: string;
@@ -37,9 +37,9 @@ const lanes: readonly Lane[] = [
   {
     name: "lab",
     dir: "test/lab",
-    concurrency: 1,
+    concurrency: 2,
     limitS: 3000,
-    onRequest: true,
+    onRequest: ["test/lab/install.test.ts", "test/lab/suites.test.ts"],
     preparation: {
       name: "disk and saved host",
       command: ["nice", "-n", "19", process.execPath, "--import", "tsx", "scripts/lab.ts", "snapshot"],
@@ -228,9 +228,11 @@ function select(args: readonly string[]): Selection[] {
     jobs:
       lane.dir === undefined
         ? staticChecks.map((check) => commandJob(check, lane))
-        : testFiles(lane.dir).map((file) => fileJob(file, lane)),
+        : testFiles(lane.dir)
+            .filter((file) => lane.onRequest?.includes(file) !== true)
+            .map((file) => fileJob(file, lane)),
   });
-  if (args.length === 0) return lanes.filter((lane) => lane.onRequest !== true).map(everything);
+  if (args.length === 0) return lanes.map(everything);
   const selections = args.map((argument) => {
     const lane = lanes.find((candidate) => candidate.name === argument);
     if (lane !== undefined) return everything(lane);

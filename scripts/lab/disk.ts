@@ -26,7 +26,6 @@ export async function buildDisk(variant: Variant): Promise<void> {
     return;
   }
   const key = recipeKey(variant);
-  await installTools();
   const mirror = execFileSync("bash", [debianScript, "mirror"], { encoding: "utf8" }).trim();
   for (const file of [places.key, places.snapshot.key, places.sshKey, `${places.sshKey}.pub`]) {
     rmSync(file, { force: true });
@@ -49,15 +48,4 @@ export async function buildDisk(variant: Variant): Promise<void> {
   await commandStep(`disk of ${variant.name}`, [...namespace, ...make, ...content]);
   renameSync(`${places.disk}.new`, places.disk);
   writeFileSync(places.key, key);
-}
-
-async function installTools(): Promise<void> {
-  const tools: ReadonlyArray<readonly [string, string]> = [
-    ["/usr/sbin/debootstrap", "debootstrap"],
-    ["/usr/sbin/mkfs.ext4", "e2fsprogs"],
-    ["/usr/bin/ssh", "openssh-client"],
-  ];
-  const missing = tools.filter(([file]) => !existsSync(file)).map(([, name]) => name);
-  if (missing.length === 0) return;
-  await commandStep(`installing ${missing.join(", ")}`, ["bash", debianScript, "install", ...missing]);
 }

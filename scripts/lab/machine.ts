@@ -1,44 +1,43 @@
 /** One running host of the lab: started from its disk or from a saved state, entered, saved, ended. */
 import { execFileSync, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { withDeadline } from "../../src/base/deadline.ts";
 import { waitForProcessExit } from "../../src/native/index.ts";
-import { isSameProcess, processStartTime } from "../../src/persist/proc.ts";
+import { isSameProcess } from "../../src/persist/proc.ts";
 import { duplexByteStream, QmpClient } from "../../src/qmp/index.ts";
-import { type Places, placesOf, RUN_PREFIX, runDir } from "./places.ts";
-import { hostArguments, provideQemu, type Qemu, snapshotKey } from "./qemu.ts";
+import { type Places, placesOf, runDir } from "./places.ts";
+import { type Beginning, consoleFile, diskFile, memoryFile, qemuLog, startQemu } from "./process.ts";
+import { provideQemu, type Qemu, snapshotKey } from "./qemu.ts";
+import {
+  isStarted,
+  makeRunDir,
+  readRecord,
+  removeDead,
+  removeRun,
+  type StartedRecord,
+  writeRecord,
+} from "./record.ts";
 import { closeCommand, type SshTarget, sshCommand } from "./ssh.ts";
-import { ENDS_WITH_US, say, step } from "./steps.ts";
+import { say, step } from "./steps.ts";
+
+/**
+ * "x-ignore-shared": memory that is a shared file is not part of the state, it is saved by being there. The next host has
+ * the file mapped privately and reads of it what it needs.
+ */
+const capabilities = {
+  capabilities: ["events", "x-ignore-shared"].map((capability) => ({ capability, state: true })),
+};
 
 /** A boot takes some 40 s on an idle machine with two cores. */
 const BOOT_LIMIT_MS = 600_000;
 const SAVE_LIMIT_MS = 300_000;
 const SOCKET_LIMIT_MS = 20_000;
-
-interface Record {
-  readonly pid: number;
-  readonly startTime: string;
-  /** Short, for the sake of socket paths. */
-  readonly sockets: string;
-  /** From when QEMU has told it. */
-  readonly sshPort?: number;
-}
 
 export interface StartInit {
   readonly variant: string;
@@ -46,16 +45,16 @@ export interface StartInit {
   readonly dir: string;
   /** Goes on after this process has ended; else it ends with it. */
   readonly detached: boolean;
-  /** Boot although there is a saved state. */
-  readonly fresh?: boolean;
+  /** Boot although there is a saved host: one to be used, or one to be saved. */
+  readonly boot?: "boot" | "boot-to-save";
 }
 
 export class LabMachine {
   readonly places: Places;
   readonly dir: string;
-  #record: Record;
+  #record: StartedRecord;
 
-  private constructor(places: Places, dir: string, record: Record) {
+  private constructor(places: Places, dir: string, record: StartedRecord) {
     this.places = places;
     this.dir = dir;
     this.#record = record;
@@ -65,44 +64,49 @@ export class LabMachine {
   static async start(init: StartInit): Promise<LabMachine> {
     const places = placesOf(init.variant);
     const qemu = await provideQemu();
-    const saved = init.fresh !== true && isSaved(qemu, places);
+    const beginning = init.boot ?? (isSaved(qemu, places) ? "saved" : "boot");
     if (!existsSync(places.disk)) throw new Error(`${init.variant} has no disk: npm run lab -- build`);
     removeDead(init.variant);
-    rmSync(init.dir, { recursive: true, force: true });
-    mkdirSync(init.dir, { recursive: true });
-    const disk = join(init.dir, "disk.qcow2");
-    const [below, format] = saved ? [places.snapshot.disk, "qcow2"] : [places.disk, "raw"];
-    execFileSync(qemu.image, ["create", "-q", "-f", "qcow2", "-b", below, "-F", format, disk]);
-    const sockets = mkdtempSync(join(tmpdir(), "lab-"));
-    const args = hostArguments(qemu, {
-      places,
-      disk,
-      sockets,
-      console: join(init.dir, "console.log"),
-      ...(saved ? { state: places.snapshot.state } : {}),
-    });
-    const pid = spawnQemu(qemu, args, join(init.dir, "qemu.log"), init.detached);
-    const record: Record = { pid, startTime: processStartTime(pid) ?? "", sockets };
-    const machine = new LabMachine(places, init.dir, record);
-    machine.#write(record);
+    const title = beginning === "saved" ? "resuming the saved host" : "booting the host";
+    let note = "";
+    return await step(
+      title,
+      async () => {
+        const begun = performance.now();
+        const machine = LabMachine.#begin(init, qemu, beginning);
+        try {
+          await machine.#findSsh();
+          if (beginning === "saved") await machine.#resume();
+          else await machine.#booted();
+          note = `running after ${((performance.now() - begun) / 1000).toFixed(2)} s`;
+          await machine.#entered();
+        } catch (error) {
+          if (error instanceof Error) error.message += machine.#lastWords();
+          await machine.stop();
+          throw error;
+        }
+        return machine;
+      },
+      () => note,
+    );
+  }
+
+  static #begin(init: StartInit, qemu: Qemu, beginning: Beginning): LabMachine {
+    const places = placesOf(init.variant);
+    const record = makeRunDir(init.dir, join(tmpdir(), `lab-${randomBytes(6).toString("hex")}`));
     try {
-      const qmp = await machine.#qmp();
-      machine.#write({ ...record, sshPort: await sshPortOf(qmp) });
-      qmp.close();
-      if (saved) await step("resuming the saved host", () => machine.#resume());
-      else await step("booting the host", () => machine.#booted());
+      return new LabMachine(places, init.dir, startQemu({ ...init, qemu, places, record, beginning }));
     } catch (error) {
-      if (error instanceof Error) error.message += machine.#lastWords();
-      await machine.stop();
+      removeRun(init.dir, record);
       throw error;
     }
-    return machine;
   }
 
   /** The host that `start` left running in `dir`. */
   static find(variant: string, dir: string): LabMachine | undefined {
     const record = readRecord(dir);
-    if (record === undefined || !isSameProcess(record.pid, record.startTime)) return undefined;
+    if (record === undefined || !isStarted(record) || !isSameProcess(record.pid, record.startTime))
+      return undefined;
     return new LabMachine(placesOf(variant), dir, record);
   }
 
@@ -121,12 +125,12 @@ export class LabMachine {
     return { key: this.places.sshKey, port: sshPort, sockets };
   }
 
-  #write(record: Record): void {
+  #write(record: StartedRecord): void {
     this.#record = record;
-    writeFileSync(recordFile(this.dir), JSON.stringify(record));
+    writeRecord(this.dir, record);
   }
 
-  /** Saves the host as what later ones go on from, which ends it. Preconditions: booted from the disk. */
+  /** Saves the host as what later ones go on from, which ends it. Preconditions: booted to be saved. */
   async save(): Promise<void> {
     const { snapshot } = this.places;
     const qemu = await provideQemu();
@@ -134,7 +138,7 @@ export class LabMachine {
     this.#closeSsh();
     const qmp = await this.#qmp();
     rmSync(snapshot.key, { force: true });
-    await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
+    await qmp.execute("migrate-set-capabilities", capabilities);
     const ended = new Promise<string>((resolve) => {
       qmp.on("MIGRATION", ({ data: { status } }) => {
         if (status === "completed" || status === "failed") resolve(status);
@@ -144,7 +148,8 @@ export class LabMachine {
     const status = await withDeadline(ended, SAVE_LIMIT_MS, "saving the host");
     if (status !== "completed") throw new Error(`the host could not be saved: ${status}`);
     await this.#quit(qmp);
-    renameSync(join(this.dir, "disk.qcow2"), snapshot.disk);
+    renameSync(diskFile(this.dir), snapshot.disk);
+    renameSync(memoryFile(this.dir), snapshot.memory);
     writeFileSync(snapshot.key, snapshotKey(qemu, this.places));
     this.#remove();
   }
@@ -162,8 +167,7 @@ export class LabMachine {
   }
 
   #remove(): void {
-    rmSync(this.#record.sockets, { recursive: true, force: true });
-    rmSync(this.dir, { recursive: true, force: true });
+    removeRun(this.dir, this.#record);
   }
 
   async #booted(): Promise<void> {
@@ -173,18 +177,26 @@ export class LabMachine {
     } finally {
       socket.destroy();
     }
-    await this.#run(["true"]);
+  }
+
+  /** Enters it by ssh, and sets its clock, which stood still while it was saved. */
+  async #entered(): Promise<void> {
+    await this.#run(["date", "-s", `@${(Date.now() / 1000).toFixed(3)}`]);
+  }
+
+  async #findSsh(): Promise<void> {
+    const qmp = await this.#qmp();
+    this.#write({ ...this.#record, sshPort: await sshPortOf(qmp) });
+    qmp.close();
   }
 
   async #resume(): Promise<void> {
     const qmp = await this.#qmp();
     const resumed = qmp.waitFor("RESUME", () => true, AbortSignal.timeout(SAVE_LIMIT_MS));
-    resumed.catch(() => undefined); // when it runs already, nobody waits
-    const { running } = await qmp.execute("query-status");
-    if (!running) await this.#orGone(resumed);
+    await qmp.execute("migrate-set-capabilities", capabilities);
+    await qmp.execute("migrate-incoming", { uri: `file:${this.places.snapshot.state}` });
+    await this.#orGone(resumed);
     qmp.close();
-    // The host's clock stood still while it was saved.
-    await this.#run(["date", "-s", `@${(Date.now() / 1000).toFixed(3)}`]);
   }
 
   /** Fails when QEMU ends first. */
@@ -213,7 +225,7 @@ export class LabMachine {
   }
 
   async #qmp(): Promise<QmpClient> {
-    const socket = await connected(join(this.#record.sockets, "qmp"));
+    const socket = await this.#orGone(connected(join(this.#record.sockets, "qmp")));
     return await QmpClient.connect({ stream: duplexByteStream(socket) });
   }
 
@@ -234,30 +246,11 @@ export class LabMachine {
   }
 
   #lastWords(): string {
-    const end = (name: string) => {
-      const file = join(this.dir, name);
+    const end = (file: string) => {
       const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : [];
-      return `\n--- ${name}\n${lines.slice(-20).join("\n")}`;
+      return `\n--- ${basename(file)}\n${lines.slice(-20).join("\n")}`;
     };
-    return end("qemu.log") + end("console.log");
-  }
-}
-
-const recordFile = (dir: string) => join(dir, "record.json");
-
-function readRecord(dir: string): Record | undefined {
-  const file = recordFile(dir);
-  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Record) : undefined;
-}
-
-/** Removes what hosts wrote that were killed together with those who would have stopped them. */
-function removeDead(variant: string): void {
-  const { dir } = placesOf(variant);
-  for (const name of readdirSync(dir).filter((entry) => entry.startsWith(RUN_PREFIX))) {
-    const record = readRecord(join(dir, name));
-    if (record === undefined || isSameProcess(record.pid, record.startTime)) continue;
-    rmSync(record.sockets, { recursive: true, force: true });
-    rmSync(join(dir, name), { recursive: true, force: true });
+    return end(qemuLog(this.dir)) + end(consoleFile(this.dir));
   }
 }
 
@@ -272,26 +265,11 @@ export async function provideSnapshot(variant: string): Promise<void> {
   const places = placesOf(variant);
   if (isSaved(await provideQemu(), places)) return say(`${variant}: the saved host is up to date`);
   const dir = runDir(variant, "to-save");
-  const machine = await LabMachine.start({ variant, dir, detached: false, fresh: true });
+  const machine = await LabMachine.start({ variant, dir, detached: false, boot: "boot-to-save" });
   try {
     await step("saving the host", () => machine.save());
   } finally {
     await machine.stop();
-  }
-}
-
-/** @returns the pid. Unless `detached` it ends with this process, however that ends. */
-function spawnQemu(qemu: Qemu, args: readonly string[], log: string, detached: boolean): number {
-  const fd = openSync(log, "w");
-  const argv = [...(detached ? [] : ENDS_WITH_US), qemu.system, ...args];
-  try {
-    const child = spawn(argv[0] ?? "", argv.slice(1), { stdio: ["ignore", fd, fd], detached });
-    child.on("error", () => undefined); // the pid is then undefined
-    if (child.pid === undefined) throw new Error(`${argv[0]} cannot be started`);
-    if (detached) child.unref();
-    return child.pid;
-  } finally {
-    closeSync(fd);
   }
 }
 

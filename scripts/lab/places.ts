@@ -25,9 +25,10 @@ export function placesOf(variant: string) {
     key: join(dir, "key"),
     /** Private key that opens the host. */
     sshKey: join(dir, "ssh-key"),
-    /** What a booted host was when it was saved: the changes of its disk, and the rest; the key names what made it. */
+    /** What a booted host was when it was saved: the changes of its disk, its memory, and its devices; the key names what made it. */
     snapshot: {
       disk: join(dir, "snapshot.qcow2"),
+      memory: join(dir, "snapshot.memory"),
       state: join(dir, "snapshot.state"),
       key: join(dir, "snapshot.key"),
     },

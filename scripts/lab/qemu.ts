@@ -15,6 +15,7 @@ export interface Qemu {
 
 /** The oldest that has run it; 7.2 crashes the host. */
 const LEAST_MAJOR = 10;
+const MEMORY_MB = 4096;
 const SUITE = "bookworm-backports";
 const PACKAGES = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "qemu-utils", "seabios"];
 
@@ -47,6 +48,9 @@ export async function provideQemu(): Promise<Qemu> {
   return own;
 }
 
+/** The host's memory: anonymous, or the content of a file, which takes what the host writes where it is shared. */
+export type Memory = { readonly file?: undefined } | { readonly file: string; readonly shared: boolean };
+
 export interface HostArguments {
   readonly places: Places;
   /** The qcow2 that takes what the host writes. */
@@ -55,19 +59,28 @@ export interface HostArguments {
   readonly sockets: string;
   /** File for the host's serial console. */
   readonly console: string;
-  /** Saved state to go on from. */
-  readonly state?: string;
+  readonly memory: Memory;
+  /** Waits for a saved state to go on from. */
+  readonly incoming: boolean;
 }
 
 /** The host emulated in software: AMD's virtualisation in it, two processors, no network but the way to its ssh. */
 export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
-  const { places, disk, sockets, console, state } = init;
+  const { places, disk, sockets, console, memory, incoming } = init;
+  const ram = `id=ram,size=${MEMORY_MB}M`;
   const options = [
     ["-M", "q35"],
     ["-accel", "tcg,thread=multi"],
     ["-cpu", "max,+svm"],
     ["-smp", "2"],
-    ["-m", "4096"],
+    ["-m", String(MEMORY_MB)],
+    ["-machine", "memory-backend=ram"],
+    memory.file === undefined
+      ? ["-object", `memory-backend-ram,${ram}`]
+      : [
+          "-object",
+          `memory-backend-file,${ram},mem-path=${memory.file},share=${memory.shared ? "on" : "off"}`,
+        ],
     ["-nodefaults", "-no-user-config", "-no-reboot"],
     ["-display", "none"],
     ["-serial", `file:${console}`],
@@ -82,14 +95,14 @@ export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
     ["-device", "virtio-rng-pci"],
     ["-kernel", places.kernel, "-initrd", places.initrd],
     ["-append", "console=ttyS0 quiet panic=1 root=/dev/vda rw net.ifnames=0"],
-    ...(state === undefined ? [] : [["-incoming", `file:${state}`]]),
+    ...(incoming ? [["-incoming", "defer"]] : []),
   ];
   return [...qemu.firmware, ...options.flat()];
 }
 
 /** What a saved state depends on: the emulator, its command line, the disk below it. */
 export function snapshotKey(qemu: Qemu, places: Places): string {
-  const same = { disk: "", sockets: "", console: "" };
+  const same = { disk: "", sockets: "", console: "", memory: { file: "", shared: false }, incoming: true };
   return createHash("sha256")
     .update(readFileSync(qemu.system))
     .update(JSON.stringify(hostArguments(qemu, { places, ...same })))

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus } from "node:os";
+import { availableParallelism, cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { finished } from "node:stream/promises";
 import { logs, repositoryRoot } from "./places.ts";
@@ -16,7 +16,18 @@ export interface RunRecord {
   readonly failed: number;
   readonly skipped: number;
   readonly seconds: number;
+  /** Processes that wanted to run, on average over the last five minutes of the run (getloadavg(3)). */
+  readonly load: number;
+  /** The lane's jobs: its preparation and its files. */
+  readonly jobs: readonly JobRecord[];
   readonly failures: readonly string[];
+}
+
+export interface JobRecord {
+  readonly name: string;
+  readonly passed: number;
+  readonly failed: number;
+  readonly seconds: number;
 }
 
 export interface RunsReport {
@@ -78,8 +89,39 @@ export function recordOf(output: string, started: Date, files: readonly string[]
     failed: failed ?? 0,
     skipped: skipped ?? 0,
     seconds,
+    load: Math.round((loadavg()[1] ?? 0) * 10) / 10,
+    jobs: jobsOf(output),
     failures,
   };
+}
+
+/** "  NAME: ok (N) S s" and "  NAME: FAILED (N of M) S s". */
+function jobsOf(output: string): JobRecord[] {
+  const line = /^ {2}(\S.*): (?:ok \((\d+)\)|FAILED \((\d+) of (\d+)\)) ([\d.]+) s$/gm;
+  return [...output.matchAll(line)].map(([, name = "", ok, bad, all, seconds]) => {
+    const failed = Number(bad ?? 0);
+    return { name, passed: Number(ok ?? all) - failed, failed, seconds: Math.round(Number(seconds)) };
+  });
+}
+
+/** The runs of a report as a table of docs/lab.md. */
+export function runsTable({ runs }: RunsReport): string {
+  const result = ({ passed, failed, seconds }: JobRecord) =>
+    `${failed === 0 ? `${passed} passed` : `**${failed} of ${passed + failed} failed**`}, ${seconds} s`;
+  const names = [...new Set(runs.flatMap(({ jobs }) => jobs.map(({ name }) => name)))];
+  const row = (cells: readonly (string | number)[]) => `| ${cells.join(" | ")} |`;
+  const line = (run: RunRecord, index: number) => {
+    const cells = names.map((name) => {
+      const job = run.jobs.find((candidate) => candidate.name === name);
+      return job === undefined ? "" : result(job);
+    });
+    return row([index + 1, ...cells, run.seconds, run.load]);
+  };
+  return [
+    row(["run", ...names.map((name) => name.replace(/^test\/lab\//, "")), "seconds", "load"]),
+    row(["---", ...names.map(() => "---"), "---", "---"]),
+    ...runs.map(line),
+  ].join("\n");
 }
 
 const summary = ({ passed, failed, seconds }: RunRecord) =>

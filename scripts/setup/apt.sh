@@ -42,6 +42,9 @@ bin/man man-db
 bin/zsh zsh
 bin/fish fish
 sbin/ip iproute2
+sbin/debootstrap debootstrap
+sbin/mkfs.ext4 e2fsprogs
+bin/ssh openssh-client
 lib/cni/bridge containernetworking-plugins
 share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST

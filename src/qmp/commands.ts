@@ -21,6 +21,7 @@ export interface QmpCommands {
     result: JsonObject;
   };
   migrate: { args: { readonly uri: string }; result: JsonObject };
+  "migrate-incoming": { args: { readonly uri: string }; result: JsonObject };
   system_powerdown: { args: undefined; result: JsonObject };
   /** Takes the descriptor that comes with the message (SCM_RIGHTS) and names it. */
   getfd: { args: { readonly fdname: string }; result: JsonObject };

@@ -12,12 +12,13 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { watch } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { runDir } from "../../scripts/lab/places.ts";
+import { placesOf, runDir } from "../../scripts/lab/places.ts";
 import { waitForProcessExit } from "../../src/native/index.ts";
-import { isSameProcess } from "../../src/persist/proc.ts";
+import { findProcesses, isSameProcess } from "../../src/persist/proc.ts";
 import { labVariant } from "../harness/lab.ts";
 import { repositoryRoot } from "../harness/paths.ts";
 import { describeResult, type RunOptions, type RunResult, run } from "../harness/run.ts";
@@ -163,6 +164,23 @@ await LabHost.start(); console.log("started"); setInterval(() => {}, 1000);`;
   assert.deepEqual(left, []);
 });
 
+test("a start that is killed as it begins leaves nothing that the next start does not remove", async () => {
+  const { dir } = placesOf(labVariant);
+  const name = `${NAME}-killed`;
+  const argv = [...node.slice(1), "scripts/lab.ts", "--host", labVariant, "--name", name, "up"];
+  const child = spawn(node[0] ?? "", argv, { cwd: repositoryRoot, stdio: "ignore" });
+  const isOurs = (entry: string) => entry === `run-${name}` || entry.startsWith(`new-${child.pid}-`);
+  for await (const { filename } of watch(dir, { signal: AbortSignal.timeout(LIMIT_MS) })) {
+    if (filename !== null && isOurs(filename)) break;
+  }
+  child.kill("SIGKILL");
+  await once(child, "exit");
+  await labOk(["restore"]);
+  assert.deepEqual(readdirSync(dir).filter(isOurs), []);
+  const left = findProcesses((words) => words.some((word) => word.includes(runDir(labVariant, name))));
+  assert.deepEqual(left, []);
+});
+
 test("what is wrong with a command line is said, and nothing is started", async () => {
   const wrong: ReadonlyArray<readonly [readonly string[], RegExp]> = [
     [["sh", "true"], /write: lab sh -- COMMAND/],
@@ -181,7 +199,7 @@ test("what is wrong with a command line is said, and nothing is started", async 
   }
   const help = await lab(["--help"]);
   assert.equal(help.code, 0);
-  for (const verb of ["build", "snapshot", "up", "restore", "sh", "put", "get", "down", "test"]) {
+  for (const verb of ["build", "snapshot", "up", "restore", "sh", "put", "get", "down", "test", "runs"]) {
     assert.match(help.stdout, new RegExp(`^  ${verb} `, "m"));
   }
 });

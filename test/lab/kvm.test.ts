@@ -142,6 +142,17 @@ test("shim list, exec and net show the sandbox", async () => {
   ];
   assert.equal(sandbox?.vm?.accel, "kvm", JSON.stringify(sandbox));
   assert.match(await host().shOk("shim exec pod -- uname -r"), /cloud-amd64/);
+  const { nics } = JSON.parse(await host().shOk("shim net show --json pod")) as {
+    readonly nics: readonly {
+      readonly pod: { readonly name: string; readonly addresses: readonly string[] };
+      readonly tap?: { readonly carrier: boolean };
+    }[];
+  };
+  assert.deepEqual(
+    nics.map(({ pod, tap }) => [pod.name, pod.addresses.includes(`${POD}/24`), tap?.carrier]),
+    [["eth0", true, true]],
+    JSON.stringify(nics),
+  );
 });
 
 test("two more machines at the same time, each with a CID of its own", async () => {
@@ -153,11 +164,10 @@ test("two more machines at the same time, each with a CID of its own", async () 
   );
   const cids = [...commands.matchAll(/guest-cid"?[=:](\d+)/g)].map((match) => match[1]);
   assert.equal(new Set(cids).size, 3, commands);
-  for (const name of names) {
-    await host().shOk(
-      `ctr task kill -s KILL ${name}; ctr task delete -f ${name}; ctr container delete ${name}`,
-    );
-  }
+  const remove = (name: string) =>
+    `(ctr task kill -s KILL ${name}; ctr task delete -f ${name}; ctr container delete ${name}) &`;
+  await host().shOk(`${names.map(remove).join(" ")} wait`);
+  assert.equal((await host().shOk("ctr container ls -q")).trim(), "pod");
 });
 
 test("a shim that is killed takes its machine along, and nothing is left", async () => {
