@@ -9,6 +9,7 @@ import { parseArgs } from "node:util";
 import { closeFd, lockFile } from "../src/native/index.ts";
 import { buildDisk } from "./lab/disk.ts";
 import { LabMachine, provideSnapshot } from "./lab/machine.ts";
+import { niceSession } from "./lab/niceness.ts";
 import { labRoot, runDir } from "./lab/places.ts";
 import { type RunsReport, runsTable, testRuns } from "./lab/runs.ts";
 import { getCommand, putCommand, sshCommand } from "./lab/ssh.ts";
@@ -154,6 +155,8 @@ async function main(): Promise<number> {
   }
 }
 
+// `nice npm run lab` shall be nice to everybody, and so shall the preparation of the tests.
+niceSession(process.pid);
 try {
   process.exitCode = await main();
 } catch (error) {

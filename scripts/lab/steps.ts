@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { niceSession } from "./niceness.ts";
 import { logs } from "./places.ts";
 
 const SIGN_OF_LIFE_MS = 5_000;
@@ -64,6 +65,7 @@ function loggedCommand(
     detached: true, // a group of its own, all of which ends when we are told to
   });
   closeSync(fd);
+  if (child.pid !== undefined) niceSession(child.pid);
   const endGroup = (signal: NodeJS.Signals) => {
     if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
     process.kill(process.pid, signal);
