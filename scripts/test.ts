@@ -1,7 +1,8 @@
 /**
- * Runs the test lanes: static, unit, integration, e2e, lab. Arguments select lanes, test files or directories; none means
- * every lane. A file runs in a process of its own, bounded in time. Failures are shown in full at the end; the last line
- * is "N passed, N failed, N skipped" over everything that ran. A lane in which no test ran is a failure.
+ * Runs the test lanes: static, unit, integration, e2e, and lab on request. Arguments select lanes, test files or directories;
+ * none means every lane but those on request. A file runs in a process of its own, bounded in time. Failures are shown in full
+ * at the end; the last line is "N passed, N failed, N skipped" over everything that ran. A lane in which no test ran is a
+ * failure.
  */
 import { spawn } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -18,8 +19,10 @@ interface Lane {
   readonly concurrency: number;
   /** Seconds that one file or command may take. */
   readonly limitS: number;
-  /** Files that run only when they are named, or a directory of theirs. */
-  readonly onRequest?: readonly string[];
+  /** Only when it is asked for. */
+  readonly onRequest?: boolean;
+  /** Files that are not the lane's own: they run when they are named, or a directory of theirs. */
+  readonly byName?: readonly string[];
   /** What its files need and what takes minutes; starts with the first lane, behind whatever else wants a processor. */
   readonly preparation?: {
     readonly name: string;
@@ -39,7 +42,8 @@ const lanes: readonly Lane[] = [
     dir: "test/lab",
     concurrency: 2,
     limitS: 3000,
-    onRequest: ["test/lab/install.test.ts", "test/lab/suites.test.ts"],
+    onRequest: true,
+    byName: ["test/lab/install.test.ts", "test/lab/suites.test.ts"],
     preparation: {
       name: "disk and saved host",
       command: ["nice", "-n", "19", process.execPath, "--import", "tsx", "scripts/lab.ts", "snapshot"],
@@ -229,10 +233,10 @@ function select(args: readonly string[]): Selection[] {
       lane.dir === undefined
         ? staticChecks.map((check) => commandJob(check, lane))
         : testFiles(lane.dir)
-            .filter((file) => lane.onRequest?.includes(file) !== true)
+            .filter((file) => lane.byName?.includes(file) !== true)
             .map((file) => fileJob(file, lane)),
   });
-  if (args.length === 0) return lanes.map(everything);
+  if (args.length === 0) return lanes.filter((lane) => lane.onRequest !== true).map(everything);
   const selections = args.map((argument) => {
     const lane = lanes.find((candidate) => candidate.name === argument);
     if (lane !== undefined) return everything(lane);
