@@ -1,6 +1,7 @@
 /** What is known of a host that was started: written before anything is made that somebody would have to remove. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { errnoOf } from "../../src/base/errors.ts";
 import { findProcesses, isSameProcess, processStartTime } from "../../src/persist/proc.ts";
 import { placesOf, RUN_PREFIX } from "./places.ts";
 
@@ -35,6 +36,7 @@ export function makeRunDir(dir: string, sockets: string): HostRecord {
     renameSync(making, dir);
   } catch (error) {
     rmSync(making, { recursive: true, force: true });
+    if (!["ENOTEMPTY", "EEXIST"].includes(errnoOf(error) ?? "")) throw error;
     throw new Error(`another host is being started in ${dir}`, { cause: error });
   }
   return record;
@@ -48,10 +50,13 @@ export function writeRecord(dir: string, record: HostRecord): void {
 }
 
 export function readRecord(dir: string): HostRecord | StartedRecord | undefined {
-  const file = recordFile(dir);
-  return existsSync(file)
-    ? (JSON.parse(readFileSync(file, "utf8")) as HostRecord | StartedRecord)
-    : undefined;
+  try {
+    return JSON.parse(readFileSync(recordFile(dir), "utf8")) as HostRecord | StartedRecord;
+  } catch (error) {
+    // There is none, or another process is just removing it.
+    if (errnoOf(error) === "ENOENT") return undefined;
+    throw error;
+  }
 }
 
 export const isStarted = (record: HostRecord | StartedRecord): record is StartedRecord => "pid" in record;
@@ -71,7 +76,11 @@ export function removeDead(variant: string): void {
     if (startTime !== undefined && !isSameProcess(Number(pid), startTime)) rmSync(path, { recursive: true });
     if (!name.startsWith(RUN_PREFIX)) continue;
     const record = readRecord(path);
-    if (record === undefined) continue;
+    if (record === undefined) {
+      // It is being removed, or was made when records came later.
+      rmSync(path, { recursive: true, force: true });
+      continue;
+    }
     const owner = isStarted(record) ? record : record.starter;
     if (isSameProcess(owner.pid, owner.startTime)) continue;
     if (!isStarted(record)) endUnrecorded(record);
