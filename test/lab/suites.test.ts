@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { shellQuote } from "../../scripts/lab/ssh.ts";
 import { programOf, SUITE_ROOT, writeSuite } from "../../scripts/lab/suite.ts";
 import { LabHost } from "../harness/lab.ts";
 import { describeResult } from "../harness/run.ts";
@@ -48,7 +49,7 @@ interface TestRecord {
 }
 
 /** A name as a pattern of --test-name-pattern that matches it alone. */
-const exactly = (name: string) => `'/^${name.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")}/'`;
+const exactly = (name: string) => shellQuote(`/^${name.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")}/`);
 
 for (const file of files) {
   test(file, async (suite) => {
