@@ -42,10 +42,14 @@ async function kvmExits(): Promise<number> {
   return Number(await host().shOk("cat /sys/kernel/debug/kvm/$(pgrep qemu-system)-*/exits"));
 }
 
-/** Nanoseconds that each of the kernel's vhost threads of the one QEMU has run, by thread id (proc(5), schedstat). */
+/**
+ * Nanoseconds that each of the kernel's vhost threads of the one QEMU has run, by thread id (proc(5), schedstat). They are
+ * threads of QEMU's process; before Linux 6.4 they are kernel threads that have its pid in their name.
+ */
 async function vhostThreads(): Promise<Map<string, number>> {
   const line = "echo $(basename $task) $(cut -d ' ' -f 1 $task/schedstat)";
-  const script = `for task in /proc/$(pgrep qemu-system)/task/*; do case $(cat $task/comm) in vhost-*) ${line};; esac; done`;
+  const script = `qemu=$(pgrep qemu-system)
+for task in /proc/$qemu/task/* $(pgrep -x vhost-$qemu | sed 's,^,/proc/,'); do case $(cat $task/comm) in vhost-*) ${line};; esac; done`;
   const lines = (await host().shOk(script)).trim().split("\n");
   return new Map(
     lines.map((text) => text.split(" ") as [string, string]).map(([id, ns]) => [id, Number(ns)]),
