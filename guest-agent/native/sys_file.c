@@ -253,6 +253,8 @@ static JSValue stat_object(JSContext *ctx, const struct stat *info) {
     JS_SetPropertyStr(ctx, object, "size", JS_NewInt64(ctx, info->st_size));
     JS_SetPropertyStr(ctx, object, "ino", JS_NewInt64(ctx, (int64_t)info->st_ino));
     JS_SetPropertyStr(ctx, object, "dev", JS_NewInt64(ctx, (int64_t)info->st_dev));
+    JS_SetPropertyStr(ctx, object, "ctimeNs",
+                      JS_NewBigInt64(ctx, info->st_ctim.tv_sec * INT64_C(1000000000) + info->st_ctim.tv_nsec));
     JS_SetPropertyStr(ctx, object, "nlink", JS_NewInt64(ctx, (int64_t)info->st_nlink));
     JS_SetPropertyStr(ctx, object, "rdevMajor", JS_NewUint32(ctx, major(info->st_rdev)));
     JS_SetPropertyStr(ctx, object, "rdevMinor", JS_NewUint32(ctx, minor(info->st_rdev)));

@@ -68,6 +68,7 @@ declare module "sys" {
     readonly size: number;
     readonly ino: number;
     readonly dev: number;
+    readonly ctimeNs: bigint;
     readonly nlink: number;
     readonly rdevMajor: number;
     readonly rdevMinor: number;

@@ -214,16 +214,13 @@ export class Sandbox {
     }
   }
 
-  /** Registers an additional process of a running container. */
+  /** Registers an additional process of a running container. What the guest has against it is told by its start, as by runc. */
   async createExec(containerId: string, execId: string, processJson: Uint8Array, stdio: StdioSpec) {
     const container = this.container(containerId);
     container.assertExecIdFree(execId);
     const { agent } = await this.machine();
     const process = await this.#newProcess(containerId, execId, stdio);
     try {
-      await agent.calls.createExec({ containerId, execId, processJson, stdio: guestStdio(stdio) });
-      failPoint("exec.created");
-      process.bind(guestProcess(agent, process, () => this.#loss !== undefined));
       container.addExec(process);
     } catch (error) {
       process.release();
@@ -231,6 +228,12 @@ export class Sandbox {
     } finally {
       this.#coming.delete(process);
     }
+    const created = agent.calls
+      .createExec({ containerId, execId, processJson, stdio: guestStdio(stdio) })
+      .then(() => failPoint("exec.created"));
+    created.catch(() => undefined);
+    const isLost = () => this.#loss !== undefined;
+    process.bind(guestProcess(agent, process, { isLost, log: this.#init.log, created }));
     return process;
   }
 
@@ -312,12 +315,11 @@ export class Sandbox {
       );
       failPoint("container.created");
       process.bind(
-        guestProcess(
-          agent,
-          process,
-          () => this.#loss !== undefined,
-          () => machine.networkSettled(),
-        ),
+        guestProcess(agent, process, {
+          isLost: () => this.#loss !== undefined,
+          log: this.#init.log,
+          beforeStart: () => machine.networkSettled(),
+        }),
       );
       const { id, bundle } = request;
       const container = new Container({ id, bundle, init: process, undo, inGuest: true });

@@ -3,7 +3,19 @@
  * capabilities, seccomp, execve. Preconditions: inside the container's namespaces and root, as root.
  */
 import * as sys from "sys";
-import { AT_EMPTY_PATH, AT_FDCWD, O_RDONLY, O_RDWR, O_WRONLY, S_IFCHR, S_IFMT, sysCode } from "../linux.ts";
+import {
+  AT_EMPTY_PATH,
+  AT_FDCWD,
+  AT_SYMLINK_NOFOLLOW,
+  O_NONBLOCK,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+  S_IFCHR,
+  S_IFMT,
+  S_IFREG,
+  sysCode,
+} from "../linux.ts";
 import { applyCapabilities, raisePermitted } from "./capabilities.ts";
 import { type CapabilitySets, capabilitySets } from "./capability-sets.ts";
 import {
@@ -27,17 +39,29 @@ export interface ChildStdio {
   readonly stderr: number | undefined;
 }
 
+/** A user's home directory by a container's /etc/passwd. */
+export interface Home {
+  /** Which state of the file says so; another one after each change of it. */
+  readonly passwd: string;
+  readonly directory: string;
+}
+
 export interface ProcessPlan {
   readonly process: ProcessSpec;
   readonly personality: LinuxSpec["personality"];
   readonly seccomp: SeccompProgram | undefined;
   /** A program that stands in for commands that PATH does not have (the debug console's busybox). */
   readonly tools?: number | undefined;
+  /** What an earlier process of this user has found. */
+  readonly home?: Home | undefined;
+  /** Told when that does not hold. */
+  readonly foundHome?: (home: Home) => void;
 }
 
 const DEFAULT_UMASK = 0o022;
 /** runc's limit, and its words below. The kernel takes 2^32-1 for "as it is": such a process would stay root. */
 const MAX_ID = 2_147_483_647;
+const PASSWD = "/etc/passwd";
 /** Bytes of /etc/passwd that are looked at for a home directory. */
 const PASSWD_LIMIT = 1 << 20;
 /** devices.txt: /dev/null. */
@@ -56,13 +80,14 @@ export function becomeProcess(plan: ProcessPlan, stdio: ChildStdio | { readonly 
   applyScheduler(process.scheduler);
   applyPersonality(plan.personality);
   const entered = tryChdir(process.cwd);
+  const home = rootHome(plan);
   changeIdentity(plan, capabilitySets(process.capabilities));
   // A directory that only the user may enter (root squashed by its server, for example).
   const reason = entered === undefined ? undefined : tryChdir(process.cwd);
   if (reason !== undefined) {
     throw startFailure(`chdir to cwd ("${process.cwd}") set in config.json failed: ${reasonText(reason)}`);
   }
-  execute(process, plan.tools);
+  execute(plan, home);
 }
 
 function placeStdio(stdio: ChildStdio | { readonly terminal: number }): void {
@@ -139,11 +164,12 @@ function changeIdentity({ process, seccomp }: ProcessPlan, sets: CapabilitySets)
   if (seccomp !== undefined && process.noNewPrivileges) installSeccomp(seccomp);
 }
 
-function execute({ args, env, user }: ProcessSpec, tools: number | undefined): never {
+function execute({ process, tools }: ProcessPlan, home: string | undefined): never {
+  const { args, env, user } = process;
   const [command] = args;
   if (command === undefined) throw startFailure("process.args is empty: there is nothing to execute");
   const environment =
-    environmentValue(env, "HOME") === undefined ? [...env, `HOME=${findHome(user.uid)}`] : env;
+    environmentValue(env, "HOME") === undefined ? [...env, `HOME=${home ?? findHome(user.uid)}`] : env;
   const search = () => findExecutable(command, environmentValue(env, "PATH"), statMode);
   if (tools !== undefined && !command.includes("/") && !isFound(search)) {
     sys.resetSignals();
@@ -177,9 +203,49 @@ const statMode: ModeOf = (path) => {
 
 function findHome(uid: number): string {
   try {
-    return homeDirectory(sys.decodeUtf8(sys.readFile("/etc/passwd", PASSWD_LIMIT)), uid) ?? "/";
+    return homeDirectory(sys.decodeUtf8(sys.readFile(PASSWD, PASSWD_LIMIT)), uid) ?? "/";
   } catch {
     return "/";
+  }
+}
+
+/**
+ * The home directory by a plain file of the root file system, as an earlier process has found it where that still holds:
+ * to open and close a file are two requests to virtiofsd, to look at what the guest knows of it is none. Runs as root: a
+ * link, or another file system's file, is not opened here.
+ */
+function rootHome({ process, home, foundHome }: ProcessPlan): string | undefined {
+  if (environmentValue(process.env, "HOME") !== undefined) return undefined;
+  try {
+    const passwd = plainFile(sys.fstatat(AT_FDCWD, PASSWD, AT_SYMLINK_NOFOLLOW));
+    if (passwd === undefined) return undefined;
+    if (home?.passwd === passwd) return home.directory;
+    const text = readPlainFile(PASSWD, passwd);
+    if (text === undefined) return undefined;
+    const directory = homeDirectory(text, process.user.uid) ?? "/";
+    foundHome?.({ passwd, directory });
+    return directory;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Another text after each change of the file; undefined unless it is a plain file of the root file system. */
+function plainFile({ mode, dev, ino, size, ctimeNs }: sys.Stat): string | undefined {
+  if ((mode & S_IFMT) !== S_IFREG || size > PASSWD_LIMIT) return undefined;
+  return dev === sys.fstatat(AT_FDCWD, "/", 0).dev ? `${dev} ${ino} ${size} ${ctimeNs}` : undefined;
+}
+
+/** Undefined when there is another file by now than `plainFile` has said. */
+function readPlainFile(path: string, expected: string): string | undefined {
+  const fd = sys.openat(AT_FDCWD, path, O_RDONLY | sys.O_NOFOLLOW | O_NONBLOCK, 0);
+  try {
+    const info = sys.fstatat(fd, "", AT_EMPTY_PATH);
+    if (plainFile(info) !== expected) return undefined;
+    const content = new Uint8Array(info.size);
+    return sys.read(fd, content) === info.size ? sys.decodeUtf8(content) : undefined;
+  } finally {
+    sys.close(fd);
   }
 }
 

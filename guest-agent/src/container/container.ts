@@ -81,6 +81,7 @@ export class Container {
       seccomp: seccomp === undefined ? undefined : compileSeccomp(seccomp),
       sharedPath,
       forceMove,
+      homes: new Map(),
       track,
     };
   }

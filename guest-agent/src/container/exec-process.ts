@@ -1,6 +1,13 @@
 /** What a further process of a running container does between clone and execve. */
 import * as sys from "sys";
-import { becomeProcess, type ChildStdio, openHere, type ProcessPlan, setOomScore } from "./become-process.ts";
+import {
+  becomeProcess,
+  type ChildStdio,
+  type Home,
+  openHere,
+  type ProcessPlan,
+  setOomScore,
+} from "./become-process.ts";
 import { closeAllBut } from "./descriptors.ts";
 import type { ChildChannel } from "./handshake.ts";
 import { CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUTS, PR_SET_DUMPABLE } from "./kernel.ts";
@@ -26,11 +33,12 @@ export function runExec(plan: ExecPlan, channel: ChildChannel): never {
     setOomScore(plan.oomScoreAdj);
     sys.setns(container, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
     sys.close(container);
-    if (!plan.process.terminal) return becomeProcess(plan, stdio);
+    const foundHome = (home: Home) => channel.foundHome(home);
+    if (!plan.process.terminal) return becomeProcess({ ...plan, foundHome }, stdio);
     const terminal = openTerminal(openHere, plan.process.consoleSize);
     channel.ready(terminal.master);
     sys.close(terminal.master);
-    return becomeProcess(plan, { terminal: terminal.slave });
+    return becomeProcess({ ...plan, foundHome }, { terminal: terminal.slave });
   } catch (error) {
     return channel.fail(error);
   }

@@ -3,6 +3,7 @@
  * kernel's closing of it at execve is the message "the program runs now".
  *
  *   child → agent   { type: "ready" }                     set-up is complete (with the pty master, if any)
+ *   child → agent   { type: "home", passwd, directory }   what it found, for the next exec of its user
  *   child → agent   { type: "failed", code, message }     and the child exits
  *   agent → child   one byte                              go on to execve
  *
@@ -12,6 +13,7 @@ import * as sys from "sys";
 import { describeError, type ErrorCode, errorCatalogue, SandboxError } from "../../../src/base/errors.ts";
 import type { EventLoop, Watch } from "../event-loop.ts";
 import { AF_UNIX, EPOLLIN, SOCK_SEQPACKET, sysCode } from "../linux.ts";
+import type { Home } from "./become-process.ts";
 import { aboveStdio } from "./descriptors.ts";
 
 /** Largest message; the text of an error is cut so that it fits. */
@@ -21,6 +23,7 @@ const TEXT_LIMIT = 4_096;
 /** `closed`: the other side has exec'ed, or is gone. */
 export type Message =
   | { readonly type: "ready"; readonly terminal: number | undefined }
+  | { readonly type: "home"; readonly home: Home }
   | { readonly type: "failed"; readonly error: SandboxError }
   | { readonly type: "closed" };
 
@@ -44,6 +47,10 @@ export class ChildChannel {
 
   ready(terminal: number | undefined): void {
     this.#send({ type: "ready" }, terminal === undefined ? [] : [terminal]);
+  }
+
+  foundHome(home: Home): void {
+    if (home.directory.length <= TEXT_LIMIT) this.#send({ type: "home", ...home }, []);
   }
 
   /** Returns when the agent says so; ends the process when the agent is gone. */
@@ -136,22 +143,24 @@ function receive(fd: number): Message {
     if (sysCode(error) !== "ECONNRESET") throw error;
   }
   if (length === undefined || length <= 0) return { type: "closed" };
-  const message: unknown = JSON.parse(sys.decodeUtf8(buffer, 0, length));
-  const failure = asFailure(message);
-  if (failure === undefined) return { type: "ready", terminal: fds[0] };
-  for (const extra of fds) sys.close(extra);
-  return { type: "failed", error: failure };
+  const message = asMessage(JSON.parse(sys.decodeUtf8(buffer, 0, length)), fds[0]);
+  if (message.type !== "ready") for (const extra of fds) sys.close(extra);
+  return message;
 }
 
 /** The child is our own program, but it had a container's files mounted: its words are checked all the same. */
-function asFailure(message: unknown): SandboxError | undefined {
-  if (typeof message !== "object" || message === null || !("type" in message) || message.type !== "failed") {
-    return undefined;
+function asMessage(value: unknown, terminal: number | undefined): Message {
+  const { type, code, message, passwd, directory } = (
+    typeof value === "object" && value !== null ? value : {}
+  ) as Readonly<Record<string, unknown>>;
+  if (type === "failed") {
+    const text = typeof message === "string" ? message : "unknown failure";
+    return { type, error: new SandboxError(isErrorCode(code) ? code : "ERR_INTERNAL", text) };
   }
-  const code = "code" in message && isErrorCode(message.code) ? message.code : "ERR_INTERNAL";
-  const text =
-    "message" in message && typeof message.message === "string" ? message.message : "unknown failure";
-  return new SandboxError(code, text);
+  if (type === "home" && typeof passwd === "string" && typeof directory === "string") {
+    return { type, home: { passwd, directory } };
+  }
+  return { type: "ready", terminal };
 }
 
 const isErrorCode = (code: unknown): code is ErrorCode =>

@@ -3,6 +3,7 @@ import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
 import type { EventLoop } from "../event-loop.ts";
 import { SIGKILL, sysCode } from "../linux.ts";
+import type { Home } from "./become-process.ts";
 import type { Cgroup } from "./cgroup.ts";
 import { type ExecPlan, runExec } from "./exec-process.ts";
 import type { AgentChannel, Message } from "./handshake.ts";
@@ -26,6 +27,8 @@ export interface LaunchContext {
   readonly seccomp: SeccompProgram | undefined;
   readonly sharedPath: string;
   readonly forceMove: boolean;
+  /** By user id: what execs have found. */
+  readonly homes: Map<number, Home>;
   /** Registers a child for the reaper. */
   readonly track: (pid: number, process: ManagedProcess) => void;
 }
@@ -97,7 +100,7 @@ export async function launchExec(
   process.cloned(pid);
   context.track(pid, process);
   try {
-    await awaitExec(channel, process, limitMs);
+    await awaitExec(channel, process, limitMs, (home) => context.homes.set(spec.user.uid, home));
   } catch (error) {
     if (error instanceof SandboxError && error.code === "ERR_DEADLINE") killIfAlive(pid);
     throw error;
@@ -116,6 +119,7 @@ function spawnExec(context: LaunchContext, process: ManagedProcess, spec: Proces
     personality: container.linux.personality,
     seccomp,
     container: target,
+    home: context.homes.get(spec.user.uid),
     oomScoreAdj: spec.oomScoreAdj ?? container.process.oomScoreAdj ?? 0,
   };
   try {
@@ -128,14 +132,20 @@ function spawnExec(context: LaunchContext, process: ManagedProcess, spec: Proces
   }
 }
 
-async function awaitExec(channel: AgentChannel, process: ManagedProcess, limitMs: number): Promise<void> {
+async function awaitExec(
+  channel: AgentChannel,
+  process: ManagedProcess,
+  limitMs: number,
+  foundHome: (home: Home) => void,
+): Promise<void> {
   const deadline = performance.now() + limitMs;
-  let message = await channel.next(limitMs, `the start of ${process.name}`);
-  if (message.type === "ready") {
-    accept(message, process, "start");
-    message = await channel.next(Math.max(1, deadline - performance.now()), `the start of ${process.name}`);
+  for (;;) {
+    const leftMs = Math.max(1, deadline - performance.now());
+    const message = await channel.next(leftMs, `the start of ${process.name}`);
+    if (message.type === "closed") return;
+    if (message.type === "home") foundHome(message.home);
+    else accept(message, process, "start");
   }
-  if (message.type === "failed") throw message.error;
 }
 
 /** Takes the pty master out of a "ready". @throws the failure */
@@ -144,7 +154,7 @@ function accept(message: Message, process: ManagedProcess, step: string): void {
   if (message.type === "closed") {
     throw new SandboxError("ERR_START_PROCESS", `${process.name}: its process died during the ${step}`);
   }
-  if (message.terminal === undefined) return;
+  if (message.type === "home" || message.terminal === undefined) return;
   process.stdio.provide({ terminal: message.terminal });
   const { size } = process;
   if (size !== undefined) sys.setWindowSize(message.terminal, size.columns, size.rows);

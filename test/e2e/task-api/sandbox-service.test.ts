@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fromBinary } from "@bufbuild/protobuf";
-import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { type Any, timestampDate } from "@bufbuild/protobuf/wkt";
 import { Status } from "../../../src/base/errors.ts";
 import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v1/metrics_pb.ts";
 import { statusOf } from "../../../src/ttrpc/index.ts";
@@ -18,6 +19,8 @@ before(async () => {
   world = await createWorld();
 });
 after(() => world[Symbol.asyncDispose]());
+
+const metricsIn = (any: Any | undefined) => fromBinary(MetricsSchema, any?.value ?? new Uint8Array());
 
 const rejectsWith = (promise: Promise<unknown>, status: number) =>
   assert.rejects(promise, (error: Error) => statusOf(error).code === status);
@@ -48,14 +51,23 @@ test("a sandbox is created, started, asked, stopped and shut down", async () => 
   const bundle = shim.addBundle("c1", busyboxSpec(world, "c1", ["sleep", "1000"]));
   await task.create({ id: "c1", bundle, rootfs });
   await task.start({ id: "c1" });
+  // The program is still being read when Start is answered.
+  const used = async () => metricsIn((await task.stats({ id: "c1" })).stats).memory?.usage?.usage;
+  for (let before = await used(); ; ) {
+    await sleep(200);
+    const now = await used();
+    if (now === before) break;
+    before = now;
+  }
   const { metrics } = await sandbox.sandboxMetrics({ sandboxId });
   // The figures of an idle container stand still, so those of the sandbox are the same.
   const { stats } = await task.stats({ id: "c1" });
   for (const any of [metrics?.data, stats]) {
     assert.equal(any?.typeUrl, "io.containerd.cgroups.v1.Metrics");
-    const { memory, pids, cpu } = fromBinary(MetricsSchema, any?.value ?? new Uint8Array());
+    const { memory, pids, cpu } = metricsIn(any);
     const usage = memory?.usage?.usage ?? 0n;
-    assert.ok(usage > 0n && (memory?.totalInactiveFile ?? 0n) < usage, "a working set");
+    const inactive = memory?.totalInactiveFile ?? 0n;
+    assert.ok(usage > 0n && inactive < usage, `a working set: ${inactive} of ${usage} bytes are inactive`);
     assert.ok((cpu?.usage?.total ?? 0n) > 0n, "cpu time");
     assert.deepEqual([pids?.current, pids?.limit], [1n, 0n]);
     assert.equal(memory?.usage?.limit, 2n ** 63n - 4096n);

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { renameSync, statSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { StreamKind } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { useWorld } from "./world.ts";
@@ -40,6 +42,33 @@ test("an exec has its own user, environment, directory and exit code", async () 
     },
   );
   assert.deepEqual({ stdout, stderr, status }, { stdout: "1000\n/tmp\ny\n", stderr: "oops\n", status: 3 });
+  await world().delete(id);
+});
+
+test("HOME of an exec is what passwd says at that time, also where the container's filter forbids to send messages", async () => {
+  const id = await world().sleeper((spec) => {
+    // It says to the agent what it has found: not when the container's filter is in force already.
+    const killed = { names: ["sendmsg"], action: "SCMP_ACT_KILL_PROCESS" };
+    spec.linux.seccomp = { defaultAction: "SCMP_ACT_ALLOW", syscalls: [killed] };
+  });
+  const passwd = join(world().dir, id, "etc/passwd");
+  const home = async (uid: number) => {
+    const { stdout } = await world().execSh(id, "echo $HOME", (process) => {
+      process.user = { uid, gid: uid };
+    });
+    return stdout.trim();
+  };
+  const seen = [await home(1000), await home(1000), await home(0), await home(5)];
+  const { size, atime, mtime } = statSync(passwd);
+  writeFileSync(passwd, "app:x:1000:1000:app:/home/new:/bin/sh\n".padEnd(size, "\n"));
+  utimesSync(passwd, atime, mtime);
+  seen.push(await home(1000), await home(0));
+  renameSync(passwd, `${passwd}.moved`);
+  seen.push(await home(1000));
+  symlinkSync("passwd.moved", passwd);
+  seen.push(await home(1000));
+  unlinkSync(passwd);
+  assert.deepEqual(seen, ["/home/app", "/home/app", "/root", "/", "/home/new", "/", "/", "/home/new"]);
   await world().delete(id);
 });
 
