@@ -37,7 +37,7 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
   const switches: Switch[] = [
     { switch: "name", name: config.name },
     { switch: "machine", type: "q35", extra: config.machineOptions },
-    { switch: "accel", accel: config.accel },
+    { switch: "accel", accel: config.accel, threads: hostThreads(config) },
     { switch: "cpu", model: config.accel === "kvm" ? "host" : "max", features: cpuFeatures(config) },
     { switch: "smp", cpus: config.cpus, maxCpus: config.maxCpus },
     {
@@ -87,6 +87,14 @@ export function bootNetdevId(index: number): string {
 
 function device(item: Device): Switch {
   return { switch: "device", ...item };
+}
+
+/**
+ * TCG with a host thread for each vCPU ends in an assertion (QEMU's tcg_region_initial_alloc) when a vCPU is plugged while
+ * the others have taken all of the room for translated code. A machine with one vCPU loses nothing by a single thread.
+ */
+function hostThreads({ cpus }: VmConfig): "single" | "multi" {
+  return cpus === 1 ? "single" : "multi";
 }
 
 function cpuFeatures(config: VmConfig): string[] {

@@ -76,7 +76,7 @@ export interface TapNetdev {
 export type Switch =
   | { readonly switch: "name"; readonly name: string }
   | { readonly switch: "machine"; readonly type: "q35"; readonly extra: string | undefined }
-  | { readonly switch: "accel"; readonly accel: Accel }
+  | { readonly switch: "accel"; readonly accel: Accel; readonly threads: "single" | "multi" }
   | { readonly switch: "cpu"; readonly model: "host" | "max"; readonly features: readonly string[] }
   | { readonly switch: "smp"; readonly cpus: number; readonly maxCpus: number }
   | {
@@ -107,9 +107,9 @@ export function renderSwitch(item: Switch): string[] {
     case "machine":
       return ["-machine", renderMachine(item.type, item.extra)];
     case "accel":
-      // One host thread per vCPU is TCG's default for x86 on x86 but not everywhere: say it. Of its default of up to 1 GiB
-      // of translated code a guest fills what it gets, and is slower for it (docs/performance.md). In MiB.
-      return ["-accel", item.accel === "tcg" ? "tcg,thread=multi,tb-size=32" : "kvm"];
+      // Of TCG's default of up to 1 GiB of translated code a guest fills what it gets, and is slower for it
+      // (docs/performance.md). In MiB.
+      return ["-accel", item.accel === "tcg" ? `tcg,thread=${item.threads},tb-size=32` : "kvm"];
     case "cpu":
       return ["-cpu", [item.model, ...item.features].join(",")];
     case "smp":
