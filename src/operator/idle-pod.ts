@@ -68,12 +68,14 @@ export async function measureIdlePod(init: IdlePodInit): Promise<IdlePod> {
 }
 
 async function measure(dir: string, { seconds, signal }: IdlePodInit) {
-  const record = readSandbox(dir);
-  if (record === undefined || record.processes.length === 0)
-    throw new SandboxError("ERR_STATE", `the idle pod has no processes (${dir})`);
+  const processes = () => {
+    const running = readSandbox(dir)?.processes ?? [];
+    if (running.length === 0) throw new SandboxError("ERR_STATE", `the idle pod has no processes (${dir})`);
+    return running;
+  };
   const cpu = () =>
     Object.fromEntries(
-      [...usageByComponent(record.processes)].map(([component, { cpuSeconds }]) => [component, cpuSeconds]),
+      [...usageByComponent(processes())].map(([component, { cpuSeconds }]) => [component, cpuSeconds]),
     );
   const before = cpu();
   await sleep(seconds * 1000, undefined, { signal });
@@ -83,7 +85,7 @@ async function measure(dir: string, { seconds, signal }: IdlePodInit) {
     cpuSeconds: Object.fromEntries(
       Object.entries(after).map(([name, value]) => [name, value - (before[name] ?? 0)]),
     ),
-    memory: Object.fromEntries(proportionalByComponent(record.processes)),
+    memory: Object.fromEntries(proportionalByComponent(processes())),
   };
 }
 

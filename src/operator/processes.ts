@@ -42,10 +42,37 @@ export function processUsage(pid: number): ProcessUsage | undefined {
   }
 }
 
+/**
+ * `processes` and what descends from them, each by the name of its component: a virtiofsd works in a child, which is in
+ * a pid namespace of its own. Nothing is added of the shim, whose children are components themselves or programs that
+ * take a container's output. Pids are those of this moment: ask again rather than keep them. Some 0.1 ms for a sandbox.
+ */
+export function withDescendants(processes: readonly SandboxProcess[]): SandboxProcess[] {
+  return processes.flatMap((process) => {
+    const found = [process];
+    if (process.name === "shim") return found;
+    // The list grows while it is walked.
+    for (const { pid } of found) found.push(...childrenOf(pid).map((child) => ({ ...process, pid: child })));
+    return found;
+  });
+}
+
+/** Children are those of the thread that made them (proc_tid_children(5)). None when it has ended. */
+function childrenOf(pid: number): number[] {
+  try {
+    return fs
+      .readdirSync(`/proc/${pid}/task`)
+      .flatMap((thread) => readQuietly(`/proc/${pid}/task/${thread}/children`).match(/\d+/g) ?? [])
+      .map(Number);
+  } catch {
+    return [];
+  }
+}
+
 /** By component: what those of its processes that run take together. */
 export function usageByComponent(processes: readonly SandboxProcess[]): Map<string, ProcessUsage> {
   const components = new Map<string, ProcessUsage>();
-  for (const { name, pid } of processes) {
+  for (const { name, pid } of withDescendants(processes)) {
     const usage = processUsage(pid);
     if (usage === undefined) continue;
     const component = componentName(name);
@@ -93,7 +120,7 @@ export function proportionalByComponent(
   processes: readonly SandboxProcess[],
 ): Map<string, ProportionalMemory> {
   const components = new Map<string, ProportionalMemory>();
-  for (const { name, pid } of processes) {
+  for (const { name, pid } of withDescendants(processes)) {
     const one = proportionalMemory(pid);
     if (one === undefined) continue;
     const component = componentName(name);

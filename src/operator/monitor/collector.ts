@@ -9,7 +9,13 @@ import { withDeadline } from "../../base/deadline.ts";
 import { SandboxError } from "../../base/errors.ts";
 import type { StatsResponse, StatusResponse } from "../../gen/caisson/control/v1/control_pb.ts";
 import { type ControlConnection, connectControl } from "../control-client.ts";
-import { componentName, keyNumber, type ProcessUsage, usageByComponent } from "../processes.ts";
+import {
+  componentName,
+  keyNumber,
+  type ProcessUsage,
+  usageByComponent,
+  withDescendants,
+} from "../processes.ts";
 import { type SandboxRecord, sandboxRecord } from "../sandbox-record.ts";
 import type { FoundSandbox } from "./watch.ts";
 
@@ -287,7 +293,7 @@ async function measureMemory({ processes }: SandboxRecord, entry: Entry): Promis
   if (performance.now() - entry.memoryAtMs < PSS_AGE_MS) return;
   entry.memoryAtMs = performance.now();
   const memory = new Map<string, number>();
-  for (const { name, pid } of processes) {
+  for (const { name, pid } of withDescendants(processes)) {
     const text = await fs.readFile(`/proc/${pid}/smaps_rollup`, "latin1").catch(() => "");
     if (text === "") continue;
     const component = componentName(name);

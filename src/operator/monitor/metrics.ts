@@ -158,37 +158,37 @@ const processMetrics: readonly MetricDefinition<SandboxSnapshot>[] = [
   {
     name: "caisson_process_cpu_seconds_total",
     type: "counter",
-    help: "Processor time of a process of the sandbox on the host",
+    help: "Processor time of a component of the sandbox on the host, which is one process or several",
     samples: perProcess(({ cpuSeconds }) => cpuSeconds),
   },
   {
     name: "caisson_process_resident_memory_bytes",
     type: "gauge",
-    help: "Resident memory of a process of the sandbox; guest memory counts in each process that maps it",
+    help: "Resident memory of a component of the sandbox; guest memory counts in each process that maps it",
     samples: perProcess(({ rssBytes }) => rssBytes),
   },
   {
     name: "caisson_process_proportional_memory_bytes",
     type: "gauge",
-    help: "Proportional memory (PSS) of a process of the sandbox, measured every 30 seconds",
+    help: "Proportional memory (PSS) of a component of the sandbox, measured every 30 seconds",
     samples: ({ memory }) => [...memory].map(([component, value]) => ({ labels: { component }, value })),
   },
   {
     name: "caisson_process_threads",
     type: "gauge",
-    help: "Threads of a process of the sandbox",
+    help: "Threads of a component of the sandbox",
     samples: perProcess(({ threads }) => threads),
   },
   {
     name: "caisson_virtiofs_read_bytes_total",
     type: "counter",
-    help: "Bytes that virtiofsd read for the guest, and of its requests",
+    help: "Bytes that the virtiofsds read for the guest, and of its requests",
     samples: one(({ processes }) => processes.get("virtiofsd")?.readBytes),
   },
   {
     name: "caisson_virtiofs_written_bytes_total",
     type: "counter",
-    help: "Bytes that virtiofsd wrote for the guest, and of its answers",
+    help: "Bytes that the virtiofsds wrote for the guest, and of its answers",
     samples: one(({ processes }) => processes.get("virtiofsd")?.writtenBytes),
   },
   {

@@ -111,7 +111,10 @@ test("a sandbox is in every metric, in the dashboard's queries and on the page; 
   ])
     await runOk(world.enter(["ip", ...command.split(" ")]));
   const withNetwork = ["--with-ns", "network:/var/run/netns/pod", "--memory-limit", String(64 << 20)];
-  const id = await host.runDetached(["sleep", "10000"], { flags: withNetwork });
+  const volume = join(world.dir, "volume");
+  mkdirSync(volume);
+  const withVolume = ["--mount", `type=bind,src=${volume},dst=/volume,options=rbind:rw`];
+  const id = await host.runDetached(["sleep", "10000"], { flags: [...withNetwork, ...withVolume] });
   const whole = await until("every metric has a sample", async () => {
     const samples = await scrape();
     const has = (name: string) => samples.has(name) || samples.has(`${name}_count`);
@@ -138,16 +141,28 @@ test("a sandbox is in every metric, in the dashboard's queries and on the page; 
   assert.equal(value(whole, "caisson_container_processes"), 1);
   assert.equal(value(whole, "caisson_container_memory_limit_bytes"), 64 << 20);
   assert.ok(value(whole, "caisson_virtiofs_read_bytes_total") > 0);
+  const written = value(whole, "caisson_virtiofs_written_bytes_total");
+  // The root file system and the volume have a daemon each.
+  for (const file of ["/root/file", "/volume/file"])
+    assert.equal(
+      (await host.exec(id, ["dd", "if=/dev/zero", `of=${file}`, "bs=1M", "count=8", "conv=fsync"])).code,
+      0,
+    );
+  await until("what both virtiofsds wrote is counted", async () => {
+    const more = value(await scrape(), "caisson_virtiofs_written_bytes_total") - written;
+    return more >= 16 << 20 ? more : undefined;
+  });
   const connections = value(whole, "caisson_vsock_connections_total");
   assert.equal((await host.exec(id, ["cat", "/bin/busybox"], { onStdout: () => undefined })).code, 0);
   const later = await until("the figures are of after the exec", async () => {
     const samples = await scrape();
     const execs = samples.get("caisson_shim_rpc_duration_seconds_count") ?? [];
-    return execs.some(({ labels }) => labels.includes('method="Exec"')) ? samples : undefined;
+    const seen = execs.find(({ labels }) => labels.includes('method="Exec"'))?.value;
+    return seen === 3 ? samples : undefined;
   });
   assert.ok(value(later, "caisson_vsock_connections_total") > connections);
   assert.ok(value(later, "caisson_vsock_received_bytes_total") > 500_000);
-  assert.equal(value(later, "caisson_shim_rpc_duration_seconds_count", 'method="Exec"'), 1);
+  assert.equal(value(later, "caisson_shim_rpc_duration_seconds_count", 'method="Exec"'), 3);
   assert.ok(value(later, "caisson_guest_age_seconds") >= 0);
 
   const [row = []] = await rowsOnce("the sandbox runs", (rows) => rows[0]?.[1] === "running");

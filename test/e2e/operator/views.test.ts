@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { pssMiB } from "../../../bench/processes.ts";
 import { shimProgram } from "../../../src/operator/program.ts";
+import { findProcesses } from "../../../src/persist/proc.ts";
 import type { Pod, PodContainer } from "../../harness/cri-pod.ts";
 import { assertNothingLeftAtTheEnd } from "../../harness/cri-suite.ts";
 import { withOperator } from "../../harness/operator.ts";
@@ -43,6 +45,12 @@ const jsonLines = (text: string): Record<string, unknown>[] =>
     .split("\n")
     .map((line) => JSON.parse(line) as Record<string, unknown>);
 
+/** Pids of the daemons of the sandbox in `runDir`, in whatever pid namespace. */
+const virtiofsdsOf = (runDir: string): number[] =>
+  findProcesses((words) => /\/virtiofsd$/.test(words[0] ?? "") && words.join(" ").includes(runDir)).map(
+    ({ pid }) => pid,
+  );
+
 ownTest("list tells what a sandbox is and takes, as a table and as JSON", OURS, async () => {
   const { pod, container, name } = await thePod();
   const [heading = "", row = ""] = (await shimOk(["list"])).split("\n");
@@ -76,6 +84,14 @@ ownTest("list tells what a sandbox is and takes, as a table and as JSON", OURS, 
   assert.equal(
     total,
     Object.values(parts).reduce((sum, part) => sum + part, 0),
+  );
+  const virtiofsds = virtiofsdsOf(String(sandbox?.runDir));
+  assert.ok(virtiofsds.length >= 4, "two daemons, each a parent that waits and a child that works");
+  const expected = virtiofsds.reduce((all, pid) => all + pssMiB(pid).all, 0) * 2 ** 20;
+  const shown = parts.virtiofsd ?? 0;
+  assert.ok(
+    Math.abs(shown - expected) < 0.2 * expected,
+    `virtiofsd: ${shown} bytes; its processes: ${expected}`,
   );
   // A guest of 256 MiB has touched some of them, and never more than that beside QEMU itself.
   assert.ok((parts.qemu ?? 0) > 30 * 2 ** 20 && (parts.qemu ?? 0) < 400 * 2 ** 20, JSON.stringify(parts));
