@@ -7,15 +7,19 @@
  * loader takes the cache only when both lines are equal (V8 itself compares no more than the length of the source), and
  * V8 refuses data of another version of itself or of other flags; without a cache the source is simply compiled.
  *
+ * A program with a launcher in C also has a snapshot of Node's heap, `<name>.snapshot`, taken after its modules were loaded
+ * from that cache: started from it, Node has nothing to load. Beside it lies its key, by which the launcher knows what it is
+ * for (src/native/launcher/snapshot.c). Where Node cannot make one, the program is started without.
+ *
  * As a program (`node [flags] code-cache.mjs record SOURCE CACHE LOADER ARGUMENTS…`) it runs the source once with
  * ARGUMENTS, and its export `rehearse`, and stores the cache of what was compiled then. The flags must be those that the program is run with.
  * `node code-cache.mjs refresh ROOT` makes the caches of all programs in ROOT (the directory of bin and lib), as the
  * build does and, for the Node of its host, the installed package.
  */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -38,6 +42,7 @@ export const CACHED = {
     loader: "lib/shim-server.cjs",
     flags: ["--max-semi-space-size=1"],
     arguments: ["-none"],
+    launcher: "bin/containerd-shim-caisson-v2",
   },
 };
 
@@ -51,7 +56,7 @@ export function wrapped(source) {
 }
 
 /**
- * The loader's source.
+ * The loader's source. What takes a snapshot (Node's internal/main/mksnapshot) has no `module` for it.
  * @param {string} path of the wrapped source, relative to the loader
  */
 export function loader(path) {
@@ -67,7 +72,8 @@ try {
   if (stored.latin1Slice(0, line.length) === line) cachedData = stored.subarray(line.length);
 } catch {} // as good as without
 const script = new Script(source, { filename, cachedData });
-script.runInThisContext().call(exports, exports, require, module, __filename, __dirname);
+const own = typeof module === "object" ? module : { exports: {} };
+script.runInThisContext().call(own.exports, own.exports, require, own, __filename, __dirname);
 `;
 }
 
@@ -100,7 +106,7 @@ async function record([sourcePath, cachePath, loaderPath, ...args]) {
  * @param {string} root @param {string} name
  */
 export async function refresh(root, name) {
-  const { loader, flags, arguments: args } = CACHED[name];
+  const { loader, flags, arguments: args, launcher } = CACHED[name];
   const source = join(root, `lib/${name}.js`);
   const fresh = `${source}.cache.new`;
   const recorder = fileURLToPath(import.meta.url);
@@ -109,6 +115,39 @@ export async function refresh(root, name) {
   const [status] = await once(child, "exit");
   if (!existsSync(fresh)) throw new Error(`no code cache of ${name}: status ${status}`);
   renameSync(fresh, `${source}.cache`);
+  if (launcher !== undefined) await takeSnapshot(root, name);
+}
+
+/** @param {string} root @param {string} name */
+async function takeSnapshot(root, name) {
+  const { loader, flags, arguments: args, launcher } = CACHED[name];
+  const blob = join(root, `lib/${name}.snapshot`);
+  const fresh = `${blob}.new`;
+  const program = join(root, loader);
+  rmSync(`${blob}.key`, { force: true });
+  rmSync(blob, { force: true });
+  const taken = await status([...flags, "--snapshot-blob", fresh, "--build-snapshot", program]);
+  // It has to end as the program that loads everything.
+  const [plain, started] = [
+    await status([...flags, program, ...args]),
+    await status([...flags, "--snapshot-blob", fresh, program, ...args]),
+  ];
+  if (taken !== 0 || started !== plain) {
+    rmSync(fresh, { force: true });
+    console.error(`no snapshot of ${name}: status ${taken} and ${started}; it will start more slowly`);
+    return;
+  }
+  renameSync(fresh, blob);
+  const key = execFileSync(join(root, launcher), ["-snapshot-key", process.execPath]);
+  writeFileSync(`${blob}.key`, key);
+}
+
+/** The exit status of a Node with these arguments; null when a signal has ended it. @param {string[]} args */
+async function status(args) {
+  const env = { ...process.env };
+  delete env.NODE_OPTIONS;
+  const [code] = await once(spawn(process.execPath, args, { stdio: "ignore", env }), "exit");
+  return code;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -32,10 +32,9 @@ const GUEST_LIMIT_MS = 2_000;
 /** Milliseconds that an Events call may wait. */
 const EVENTS_LIMIT_MS = 60_000;
 
-const startedAtMs = Date.now() - Math.round(process.uptime() * 1000);
-
 export function controlHandlers(deps: ControlDeps): ServiceHandlers<typeof Control> {
   const { sandbox, config } = deps;
+  const startedAtMs = Date.now() - Math.round(process.uptime() * 1000);
   return {
     status: () => ({
       sandboxId: deps.sandboxId,

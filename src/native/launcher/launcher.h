@@ -32,6 +32,15 @@ enum role spec_role(struct bytes json, char *id, size_t size);
  */
 bool options_config_path(struct bytes input, char *path, size_t size);
 
+/*
+ * Whether `node`, a path or a name in PATH, may start from the snapshot of the server of the program below `root`, whose
+ * path is put into `blob` then, of `size` bytes.
+ */
+bool snapshot_usable(const char *root, const char *node, char *blob, size_t size);
+
+/* What a snapshot that `node` makes now is for, as a text in memory of malloc. False when a part of it is missing. */
+bool snapshot_key(const char *root, const char *node, char **key);
+
 /* FIPS 180-4, as 64 hex digits and a zero. */
 void sha256_hex(const void *data, size_t length, char hex[65]);
 

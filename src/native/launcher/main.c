@@ -163,7 +163,7 @@ static bool find_node(char *node, size_t size) {
 
 /* In the child: becomes the server, a session of its own: containerd's signals and its death do not reach it. */
 static void become_server(const struct arguments *args, const char *bundle, const char *socket_path, int listener) {
-  char node[PATH_MAX], script[PATH_MAX + 64];
+  char node[PATH_MAX], script[PATH_MAX + 64], snapshot[PATH_MAX + 64];
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
@@ -173,9 +173,15 @@ static void become_server(const struct arguments *args, const char *bundle, cons
   int kept = fcntl(listener, F_DUPFD_CLOEXEC, LISTEN_FD + 1);
   if (kept < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || dup2(kept, LISTEN_FD) < 0) return;
   snprintf(script, sizeof script, "%s/lib/shim-server.cjs", program);
-  const char *argv[24] = {node, "--max-semi-space-size=1", script, "-namespace", args->namespace, "-id", args->id,
-                          "-address", args->address};
-  size_t count = 9;
+  const char *argv[24] = {node, "--max-semi-space-size=1"};
+  size_t count = 2;
+  if (snapshot_usable(program, node, snapshot, sizeof snapshot)) {
+    argv[count++] = "--snapshot-blob";
+    argv[count++] = snapshot;
+  }
+  const char *fixed[] = {script, "-namespace", args->namespace, "-id", args->id, "-address", args->address};
+  memcpy(argv + count, fixed, sizeof fixed);
+  count += sizeof fixed / sizeof *fixed;
   if (*args->publish_binary != 0) {
     argv[count++] = "-publish-binary";
     argv[count++] = args->publish_binary;
@@ -242,12 +248,19 @@ static bool tell(const char *bundle, pid_t server, const char *answer) {
          write(1, answer, strlen(answer)) >= 0;
 }
 
+/* For scripts/code-cache.mjs. @param node the program that has made the snapshot. @returns the exit status. */
+static int print_snapshot_key(const char *node) {
+  char *key;
+  return snapshot_key(program, node, &key) && fputs(key, stdout) >= 0 && fflush(stdout) == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
   struct arguments args;
   struct sockaddr_un address;
   char bundle[PATH_MAX], config[PATH_MAX], sandbox[MAX_IDENTIFIER + 1], path[PATH_MAX + 16], answer[160];
   original_argv = argv;
   find_program();
+  if (argc == 3 && strcmp(argv[1], "-snapshot-key") == 0) return print_snapshot_key(argv[2]);
   if (strcmp(argv[argc - 1], "delete") == 0) delete_to_the_end();
   if (!parse(argc, argv, &args) || !is_identifier(args.namespace) || !is_identifier(args.id)) hand_over();
   if (getenv("CAISSON_FAILPOINTS") != NULL) hand_over();

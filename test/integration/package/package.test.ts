@@ -106,7 +106,8 @@ test("each program has a link in /usr/bin, an interpreter by path, and a man pag
 test("the installed programs find their parts and run", async () => {
   const library = join(dir, "deb/usr/lib/caisson");
   await runOk([process.execPath, join(library, "lib/code-cache.mjs"), "refresh", library]);
-  assert.ok(readdirSync(join(library, "lib")).includes("shim-server.js.cache"));
+  for (const name of ["shim-server.js.cache", "shim-server.snapshot", "shim-server.snapshot.key"])
+    assert.ok(readdirSync(join(library, "lib")).includes(name), name);
   const shim = await runOk([process.execPath, join(dir, "deb/usr/bin/shim"), "env", "--json"]);
   const { Runtime } = JSON.parse(shim.stdout) as { Runtime: Record<string, string> };
   assert.equal(Runtime.Path, join(library, "bin/containerd-shim-caisson-v2"));
