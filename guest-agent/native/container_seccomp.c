@@ -1,14 +1,10 @@
 /*
- * Seccomp: libseccomp turns rules into a BPF program, which is kept as bytes and installed with seccomp(2) by the
- * process it is meant for, just before its execve. Which rules there are is decided in src/container/seccomp.ts.
+ * Seccomp: libseccomp turns rules into a BPF program, which is kept as bytes and installed by the process it is meant for
+ * (become.c). Which rules there are is decided in src/container/seccomp.ts.
  */
 #include "sys.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
 static JSClassID filter_class;
 
@@ -118,25 +114,11 @@ SYS_IMPL(js_seccomp_export) {
     return buffer;
 }
 
-/* seccompInstall(program, flags): for the calling process, irrevocably */
-SYS_IMPL(js_seccomp_install) {
-    SYS_UNUSED;
-    struct sys_buf program;
-    if (sys_buf(ctx, argv[0], &program)) return JS_EXCEPTION;
-    SYS_ARG_I64(flags, 1);
-    if (program.length % sizeof(struct sock_filter) != 0 || program.length / sizeof(struct sock_filter) > BPF_MAXINSNS)
-        return sys_throw_errno(ctx, "seccomp", EINVAL);
-    struct sock_fprog code = {.len = (unsigned short)(program.length / sizeof(struct sock_filter)),
-                              .filter = (struct sock_filter *)(void *)program.data};
-    return sys_done(ctx, "seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)flags, &code));
-}
-
 static const JSCFunctionListEntry container_seccomp_functions[] = {
     SYS_FN("seccompNew", 1, js_seccomp_new),
     SYS_FN("seccompAddArch", 2, js_seccomp_add_arch),
     SYS_FN("seccompResolve", 1, js_seccomp_resolve),
     SYS_FN("seccompAddRule", 4, js_seccomp_add_rule),
     SYS_FN("seccompExport", 1, js_seccomp_export),
-    SYS_FN("seccompInstall", 2, js_seccomp_install),
 };
 SYS_TABLE(container_seccomp_functions)

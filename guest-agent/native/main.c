@@ -186,6 +186,7 @@ int main(int argc, char **argv) {
     runtime_argc = argc;
     runtime_argv = argv;
     signal(SIGPIPE, SIG_IGN);
+    spawner_start();
     JSRuntime *rt = JS_NewRuntime();
     JSContext *ctx = rt ? new_context(rt) : NULL;
     if (!ctx) {

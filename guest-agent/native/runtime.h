@@ -17,5 +17,10 @@ extern const char *const trimmed_math[];
 /* The arguments of the process, as sys.argv() returns them. */
 extern int runtime_argc;
 extern char **runtime_argv;
+/* What `ps` shows of the calling process. */
+void rename_process(const char *name);
+
+/* Makes the spawner (spawner.c), while the process is still small. */
+void spawner_start(void);
 
 #endif

@@ -6,6 +6,7 @@
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
 
+#include "become.h"
 #include "sys.h"
 
 SYS_IMPL(js_epoll_create) {
@@ -83,12 +84,16 @@ SYS_IMPL(js_read_signal) {
 }
 
 /* For a forked child before it execs: default handlers, nothing blocked. */
-SYS_IMPL(js_reset_signals) {
-    SYS_UNUSED;
+int reset_signals(void) {
     sigset_t none;
     for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
     sigemptyset(&none);
-    return sys_done(ctx, "sigprocmask", sigprocmask(SIG_SETMASK, &none, NULL));
+    return sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+SYS_IMPL(js_reset_signals) {
+    SYS_UNUSED;
+    return sys_done(ctx, "sigprocmask", reset_signals());
 }
 
 SYS_IMPL(js_eventfd) {

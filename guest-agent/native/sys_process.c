@@ -11,6 +11,15 @@
 #include "runtime.h"
 #include "sys.h"
 
+void rename_process(const char *name) {
+    prctl(PR_SET_NAME, name);
+    /* The command line is the memory of argv, which is contiguous (fs/exec.c). */
+    char *first = runtime_argv[0], *last = runtime_argv[runtime_argc - 1];
+    size_t room = (size_t)(last + strlen(last) + 1 - first);
+    memset(first, 0, room);
+    snprintf(first, room, "%s", name);
+}
+
 SYS_IMPL(js_argv) {
     SYS_UNUSED;
     JSValue list = JS_NewArray(ctx);
@@ -58,19 +67,6 @@ SYS_IMPL(js_execve) {
     if (!environment.v) return JS_EXCEPTION;
     execve(path.s, arguments.v, environment.v);
     return sys_throw(ctx, "execve");
-}
-
-SYS_IMPL(js_execveat) {
-    SYS_UNUSED;
-    SYS_ARG_I32(dirfd, 0);
-    SYS_ARG_STR(path, 1);
-    SYS_ARG_I32(flags, 4);
-    SYS_STRV struct sys_strv arguments = sys_strv(ctx, argv[2]);
-    if (!arguments.v) return JS_EXCEPTION;
-    SYS_STRV struct sys_strv environment = sys_strv(ctx, argv[3]);
-    if (!environment.v) return JS_EXCEPTION;
-    syscall(SYS_execveat, dirfd, path.s, arguments.v, environment.v, flags);
-    return sys_throw(ctx, "execveat");
 }
 
 SYS_IMPL(js_exit) {
@@ -146,7 +142,6 @@ static const JSCFunctionListEntry process_functions[] = {
     SYS_FN("fork", 0, js_fork),
     SYS_FN("clone", 2, js_clone),
     SYS_FN("execve", 3, js_execve),
-    SYS_FN("execveat", 5, js_execveat),
     SYS_FN("exit", 1, js_exit),
     SYS_FN("waitpid", 2, js_waitpid),
     SYS_FN("kill", 2, js_kill),

@@ -6,6 +6,7 @@
 #include <linux/netlink.h>
 #include <linux/vm_sockets.h>
 
+#include "passing.h"
 #include "sys.h"
 
 SYS_IMPL(js_socket) {
@@ -155,20 +156,12 @@ SYS_IMPL(js_vsock_port) {
     return JS_NewUint32(ctx, address.svm_port);
 }
 
-#define MAX_PASSED 8
-
 /* Sends bytes with descriptors attached (SCM_RIGHTS). -1 for EAGAIN. */
 SYS_IMPL(js_send_fds) {
     SYS_UNUSED;
     struct sys_buf buf;
     SYS_ARG_I32(fd, 0);
     if (sys_buf(ctx, argv[1], &buf)) return JS_EXCEPTION;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(MAX_PASSED * sizeof(int))];
-    } control = {0};
-    struct iovec vector = {buf.data, buf.length};
-    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
     int fds[MAX_PASSED], count = 0;
     for (; count < MAX_PASSED; count++) {
         JSValue item = JS_GetPropertyUint32(ctx, argv[2], (uint32_t)count);
@@ -177,16 +170,8 @@ SYS_IMPL(js_send_fds) {
         JS_FreeValue(ctx, item);
         if (failed) return JS_EXCEPTION;
     }
-    if (count > 0) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
-        memcpy(CMSG_DATA(header), fds, (size_t)count * sizeof(int));
-    }
-    int64_t sent = SYS_RETRY(sendmsg(fd, &message, MSG_NOSIGNAL));
+    struct iovec bytes = {buf.data, buf.length};
+    int64_t sent = send_with(fd, &bytes, 1, fds, count);
     if (sent < 0 && errno == EAGAIN) return JS_NewInt32(ctx, -1);
     return sys_result(ctx, "sendmsg", sent);
 }
@@ -197,28 +182,12 @@ SYS_IMPL(js_receive_fds) {
     struct sys_buf buf;
     SYS_ARG_I32(fd, 0);
     if (sys_buf(ctx, argv[1], &buf)) return JS_EXCEPTION;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(MAX_PASSED * sizeof(int))];
-    } control;
-    struct iovec vector = {buf.data, buf.length};
-    struct msghdr message = {
-        .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-    int64_t got = SYS_RETRY(recvmsg(fd, &message, MSG_CMSG_CLOEXEC));
+    int fds[MAX_PASSED], count;
+    int64_t got = receive_with(fd, buf.data, buf.length, 0, fds, &count);
     if (got < 0 && errno != EAGAIN) return sys_throw(ctx, "recvmsg");
     JSValue result = JS_NewArray(ctx);
-    uint32_t used = 0;
-    JS_SetPropertyUint32(ctx, result, used++, JS_NewInt64(ctx, got));
-    if (got < 0) return result;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
-            int passed;
-            memcpy(&passed, CMSG_DATA(header) + i * sizeof(int), sizeof passed);
-            JS_SetPropertyUint32(ctx, result, used++, JS_NewInt32(ctx, passed));
-        }
-    }
+    JS_SetPropertyUint32(ctx, result, 0, JS_NewInt64(ctx, got));
+    for (int i = 0; i < count; i++) JS_SetPropertyUint32(ctx, result, (uint32_t)i + 1, JS_NewInt32(ctx, fds[i]));
     return result;
 }
 

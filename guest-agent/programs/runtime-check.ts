@@ -131,7 +131,7 @@ async function children(): Promise<void> {
   if (pid === 0) sys.exit(3);
   for (let i = 0; i < 200 && signals === 0; i++) await pause(5);
   const [reaped, status] = sys.waitpid(-1, 1);
-  print(`child: ${reaped === pid} ${status >> 8} ${signals > 0} ${sys.waitpid(-1, 1)[0]}`);
+  print(`child: ${reaped === pid} ${status >> 8} ${signals > 0} ${sys.waitpid(pid, 1)[0]}`);
   watch.close();
 }
 

@@ -101,10 +101,10 @@ function begun(): BootStep {
   return { name: "init", uptimeUs: BigInt(sys.startedUs()) };
 }
 
-/** The guest's OOM killer must never pick the agent. */
+/** The guest's OOM killer must never pick the agent, nor what it clones execs with. */
 function protectSelf(to: Log): void {
   try {
-    writeKernelFile("/proc/self/oom_score_adj", "-1000");
+    for (const pid of ["self", sys.spawnerPid()]) writeKernelFile(`/proc/${pid}/oom_score_adj`, "-1000");
   } catch (error) {
     to.warn({ err: describeError(error) }, "the agent is not protected from the OOM killer");
   }

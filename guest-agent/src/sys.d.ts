@@ -180,13 +180,6 @@ declare module "sys" {
   export function clone(flags: number, cgroupFd: number): number;
   /** Returns only by throwing. */
   export function execve(path: string, argv: readonly string[], env: readonly string[]): never;
-  export function execveat(
-    dirfd: number,
-    path: string,
-    argv: readonly string[],
-    env: readonly string[],
-    flags: number,
-  ): never;
   /** _exit(2). */
   export function exit(status: number): never;
   /** [pid, raw wait status]; pid 0: nothing changed (WNOHANG), -1: no such child. */

@@ -1,6 +1,5 @@
 /** What a process of the debug console does between clone and execve; and the plan for it. */
 import * as sys from "sys";
-import { becomeProcess, type ChildStdio, openHere, setOomScore } from "../container/become-process.ts";
 import { capabilityNames } from "../container/capability-sets.ts";
 import { closeAllBut } from "../container/descriptors.ts";
 import type { ChildChannel } from "../container/handshake.ts";
@@ -12,7 +11,9 @@ import {
   PR_SET_DUMPABLE,
 } from "../container/kernel.ts";
 import type { ProcessSpec } from "../container/oci-spec.ts";
+import { becomeProcess, type ChildStdio, setOomScore } from "../container/process-plan.ts";
 import { openTerminal, type Terminal } from "../container/terminal.ts";
+import { AT_FDCWD } from "../linux.ts";
 
 export interface ConsolePlan {
   readonly process: ProcessSpec;
@@ -67,16 +68,19 @@ export function runConsole(plan: ConsolePlan, channel: ChildChannel, stdio: Chil
       sys.setns(container, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
       sys.close(container);
     }
-    const identity = { process, personality: undefined, seccomp: undefined, tools };
-    if (terminal === undefined) return becomeProcess(identity, stdio);
+    const identity = { process, personality: undefined, seccomp: undefined };
+    if (terminal === undefined) return becomeProcess(identity, stdio, tools);
     const { master, slave } = container === undefined ? terminal : ownTerminal(terminal, process);
     channel.ready(master);
     sys.close(master);
-    return becomeProcess(identity, { terminal: slave });
+    return becomeProcess(identity, { terminal: slave }, tools);
   } catch (error) {
     return channel.fail(error);
   }
 }
+
+/** Opens a path of the namespaces that the process is in. */
+const openHere = (path: string, flags: number): number => sys.openat(AT_FDCWD, path, flags, 0);
 
 /** A terminal of the container's devpts, so that it has a name there; `other` where there is none. */
 function ownTerminal(other: Terminal, process: ProcessSpec): Terminal {

@@ -7,7 +7,7 @@ import type { FramedStream } from "../../../src/streams/index.ts";
 import { Cgroup } from "../container/cgroup.ts";
 import type { AgentChannel } from "../container/handshake.ts";
 import { exitStatus } from "../container/process-life.ts";
-import { spawn } from "../container/spawn.ts";
+import { copyOfAgent, spawn } from "../container/spawn.ts";
 import type { ContainerRuntime } from "../container-runtime.ts";
 import type { EventLoop } from "../event-loop.ts";
 import { sysCode } from "../linux.ts";
@@ -77,12 +77,12 @@ function start(deps: SessionDeps, open: ConsoleOpen, cgroup: Cgroup, stdio: Proc
   try {
     const namespaces = runtime.namespaces;
     const { pid, channel } = spawn(
-      { loop, namespaces, pidNamespace: container, cgroup, stdio },
-      (child, ends) => {
+      { loop, cgroup, stdio },
+      copyOfAgent(namespaces, container, (child, ends) => {
         // Without a stream of its own stderr is the other writer of stdout's pipe.
         const stderr = stdio.stderr === undefined ? ends.stdout : ends.stderr;
         return runConsole({ process, container, tools: program }, child, { ...ends, stderr });
-      },
+      }),
     );
     return { exited: deps.reaper.expect(pid).then(exitStatus), channel };
   } finally {

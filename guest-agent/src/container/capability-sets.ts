@@ -57,4 +57,4 @@ function mask(names: readonly string[]): bigint {
 }
 
 /** True when the set has capability `number`. */
-export const has = (set: bigint, number: number): boolean => ((set >> BigInt(number)) & 1n) === 1n;
+const has = (set: bigint, number: number): boolean => ((set >> BigInt(number)) & 1n) === 1n;

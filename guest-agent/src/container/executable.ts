@@ -1,9 +1,5 @@
-/** Finding the program to execute, with the wording that clients of container runtimes look for. Pure. */
+/** Where the program to execute may be, and the wording that clients of container runtimes look for. Pure. */
 import { SandboxError } from "../../../src/base/errors.ts";
-import { S_IFDIR, S_IFMT } from "../linux.ts";
-
-/** What stat(2) says of a path: its mode, or an errno name. */
-export type ModeOf = (path: string) => number | string;
 
 /** Where commands are looked for when the environment has no PATH: confstr(_CS_PATH) of POSIX systems. */
 const DEFAULT_PATH = "/bin:/usr/bin";
@@ -31,42 +27,26 @@ export const startFailure = (message: string, cause?: unknown): SandboxError =>
   new SandboxError("ERR_START_PROCESS", message, { cause });
 
 /**
- * The path to execute for `command`: itself when it holds a slash, otherwise the first executable file of PATH.
+ * The paths of which the first executable file is the program: the command itself when it holds a slash, otherwise one in
+ * each directory of PATH.
  * @param pathVariable the value of PATH in the process's environment.
- * @throws ERR_START_PROCESS: `exec: "foo": executable file not found in $PATH` and the like.
  */
-export function findExecutable(command: string, pathVariable: string | undefined, modeOf: ModeOf): string {
-  if (command === "") throw startFailure('exec: "": executable file not found in $PATH');
-  if (command.includes("/")) {
-    const problem = whyNotExecutable(command, modeOf);
-    if (problem === undefined) return command;
-    const stated = problem === "ENOENT" || problem === "ENOTDIR" ? `stat ${command}: ` : "";
-    throw startFailure(`exec: "${command}": ${stated}${reasonText(problem)}`);
-  }
-  for (const directory of (pathVariable ?? DEFAULT_PATH).split(":")) {
-    const candidate = `${directory === "" ? "." : directory}/${command}`;
-    if (whyNotExecutable(candidate, modeOf) === undefined) return candidate;
-  }
-  throw startFailure(`exec: "${command}": executable file not found in $PATH`);
+export function candidates(command: string, pathVariable: string | undefined): readonly string[] {
+  if (command === "") return [];
+  if (command.includes("/")) return [command];
+  return (pathVariable ?? DEFAULT_PATH)
+    .split(":")
+    .map((directory) => `${directory === "" ? "." : directory}/${command}`);
 }
 
-function whyNotExecutable(path: string, modeOf: ModeOf): string | undefined {
-  const mode = modeOf(path);
-  if (typeof mode === "string") return mode;
-  if ((mode & S_IFMT) === S_IFDIR) return "EISDIR";
-  return (mode & 0o111) === 0 ? "EACCES" : undefined;
+/** Why there is no program: `exec: "foo": executable file not found in $PATH` and the like. */
+export function notFound(command: string, errno: string): string {
+  if (!command.includes("/")) return `exec: "${command}": executable file not found in $PATH`;
+  const stated = errno === "ENOENT" || errno === "ENOTDIR" ? `stat ${command}: ` : "";
+  return `exec: "${command}": ${stated}${reasonText(errno)}`;
 }
 
 /** The value of a variable in an environment list; the last one counts. */
 export function environmentValue(env: readonly string[], name: string): string | undefined {
   return env.findLast((entry) => entry.startsWith(`${name}=`))?.slice(name.length + 1);
-}
-
-/** The home directory that a passwd(5) text gives `uid`; undefined when it has no such user. */
-export function homeDirectory(passwd: string, uid: number): string | undefined {
-  for (const line of passwd.split("\n")) {
-    const fields = line.split(":");
-    if (fields.length >= 6 && fields[2] === String(uid) && fields[5] !== "") return fields[5];
-  }
-  return undefined;
 }

@@ -5,6 +5,7 @@
  *   child → agent   { type: "ready" }                     set-up is complete (with the pty master, if any)
  *   child → agent   { type: "home", passwd, directory }   what it found, for the next exec of its user
  *   child → agent   { type: "failed", code, message }     and the child exits
+ *   child → agent   { type: "stopped", step, index, errno, cause }  the same of a child that is native code (become.c)
  *   agent → child   one byte                              go on to execve
  *
  * One packet per message (SOCK_SEQPACKET).
@@ -13,8 +14,8 @@ import * as sys from "sys";
 import { describeError, type ErrorCode, errorCatalogue, SandboxError } from "../../../src/base/errors.ts";
 import type { EventLoop, Watch } from "../event-loop.ts";
 import { AF_UNIX, EPOLLIN, SOCK_SEQPACKET, sysCode } from "../linux.ts";
-import type { Home } from "./become-process.ts";
 import { aboveStdio } from "./descriptors.ts";
+import type { Home, Stop } from "./process-plan.ts";
 
 /** Largest message; the text of an error is cut so that it fits. */
 const MESSAGE_LIMIT = 16_384;
@@ -25,6 +26,7 @@ export type Message =
   | { readonly type: "ready"; readonly terminal: number | undefined }
   | { readonly type: "home"; readonly home: Home }
   | { readonly type: "failed"; readonly error: SandboxError }
+  | { readonly type: "stopped"; readonly stop: Stop }
   | { readonly type: "closed" };
 
 /** The two ends: [agent's, child's]. Each side closes the other's after the clone. */
@@ -47,10 +49,6 @@ export class ChildChannel {
 
   ready(terminal: number | undefined): void {
     this.#send({ type: "ready" }, terminal === undefined ? [] : [terminal]);
-  }
-
-  foundHome(home: Home): void {
-    if (home.directory.length <= TEXT_LIMIT) this.#send({ type: "home", ...home }, []);
   }
 
   /** Returns when the agent says so; ends the process when the agent is gone. */
@@ -150,7 +148,7 @@ function receive(fd: number): Message {
 
 /** The child is our own program, but it had a container's files mounted: its words are checked all the same. */
 function asMessage(value: unknown, terminal: number | undefined): Message {
-  const { type, code, message, passwd, directory } = (
+  const { type, code, message, passwd, directory, step, index, errno, cause } = (
     typeof value === "object" && value !== null ? value : {}
   ) as Readonly<Record<string, unknown>>;
   if (type === "failed") {
@@ -159,6 +157,10 @@ function asMessage(value: unknown, terminal: number | undefined): Message {
   }
   if (type === "home" && typeof passwd === "string" && typeof directory === "string") {
     return { type, home: { passwd, directory } };
+  }
+  if (type === "stopped") {
+    const at = typeof index === "number" ? index : 0;
+    return { type, stop: { step: `${step}`, index: at, errno: `${errno}`, cause: `${cause}` } };
   }
   return { type: "ready", terminal };
 }

@@ -1,10 +1,10 @@
 /** What a container's first process does between clone and execve. */
 import * as sys from "sys";
-import { becomeProcess, type ChildStdio, type ProcessPlan, setOomScore } from "./become-process.ts";
 import { closeAllBut } from "./descriptors.ts";
 import type { ChildChannel } from "./handshake.ts";
 import { CLONE_NEWCGROUP, CLONE_NEWNS, PR_SET_DUMPABLE } from "./kernel.ts";
 import { ensureDirectory, openInRoot } from "./path-in-root.ts";
+import { becomeProcess, type ChildStdio, type ProcessPlan, setOomScore } from "./process-plan.ts";
 import { enterRootfs, type PreparedRoot, prepareRootfs, type RootfsPlan, sealRootfs } from "./rootfs.ts";
 import { writeSysctls } from "./sysctl.ts";
 import { bindConsole, openTerminal, type Terminal } from "./terminal.ts";

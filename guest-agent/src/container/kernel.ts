@@ -40,16 +40,6 @@ export const MNT_DETACH = 2;
 
 // linux/prctl.h
 export const PR_SET_DUMPABLE = 4;
-export const PR_SET_KEEPCAPS = 8;
-export const PR_SET_NO_NEW_PRIVS = 38;
-export const PR_CAP_AMBIENT = 47;
-export const PR_CAP_AMBIENT_RAISE = 2;
-export const PR_CAP_AMBIENT_CLEAR_ALL = 4;
-
-// asm-generic/ioctls.h
-export const TIOCSCTTY = 0x540e;
-export const TIOCSPTLCK = 0x40045431;
-export const TIOCGPTPEER = 0x5441;
 
 // linux/magic.h
 export const PROC_SUPER_MAGIC = 0x9fa0;

@@ -3,16 +3,15 @@ import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
 import type { EventLoop } from "../event-loop.ts";
 import { SIGKILL, sysCode } from "../linux.ts";
-import type { Home } from "./become-process.ts";
 import type { Cgroup } from "./cgroup.ts";
-import { type ExecPlan, runExec } from "./exec-process.ts";
 import type { AgentChannel, Message } from "./handshake.ts";
 import { type InitPlan, runInit } from "./init-process.ts";
 import type { ManagedProcess } from "./managed-process.ts";
 import type { ContainerSpec, ProcessSpec } from "./oci-spec.ts";
-import type { SandboxNamespaces } from "./sandbox-namespaces.ts";
+import { type Home, nativePlan, type ProcessPlan, stopped } from "./process-plan.ts";
+import { notRunning, type SandboxNamespaces } from "./sandbox-namespaces.ts";
 import type { SeccompProgram } from "./seccomp.ts";
-import { spawn } from "./spawn.ts";
+import { type ChildFds, copyOfAgent, spawn } from "./spawn.ts";
 
 /** The agent's own, a new one, the pod's, or that of the process with this pid. */
 export type PidNamespace = "agent" | "new" | "pod" | number;
@@ -69,8 +68,9 @@ function spawnInit(context: LaunchContext, process: ManagedProcess, plan: Omit<I
   const own = pidNamespace === "agent" ? undefined : "new";
   const chosen = joined ?? (pidNamespace === "pod" ? namespaces.sharedPid : own);
   try {
-    return spawn({ loop, namespaces, pidNamespace: chosen, cgroup, stdio: process.stdio }, (child, stdio) =>
-      runInit({ ...plan, stdio }, child),
+    return spawn(
+      { loop, cgroup, stdio: process.stdio },
+      copyOfAgent(namespaces, chosen, (child, stdio) => runInit({ ...plan, stdio }, child)),
     );
   } finally {
     if (joined !== undefined) sys.close(joined);
@@ -96,11 +96,12 @@ export async function launchExec(
   initPid: number,
   limitMs: number,
 ): Promise<void> {
-  const { pid, channel } = spawnExec(context, process, spec, initPid);
+  const plan = execPlan(context, process, spec);
+  const { pid, channel } = spawnExec(context, process, plan, initPid);
   process.cloned(pid);
   context.track(pid, process);
   try {
-    await awaitExec(channel, process, limitMs, (home) => context.homes.set(spec.user.uid, home));
+    await awaitExec(channel, process, plan, limitMs, (home) => context.homes.set(spec.user.uid, home));
   } catch (error) {
     if (error instanceof SandboxError && error.code === "ERR_DEADLINE") killIfAlive(pid);
     throw error;
@@ -109,32 +110,43 @@ export async function launchExec(
   }
 }
 
-function spawnExec(context: LaunchContext, process: ManagedProcess, spec: ProcessSpec, initPid: number) {
-  const { loop, namespaces, cgroup, spec: container, seccomp } = context;
+function execPlan(context: LaunchContext, process: ManagedProcess, spec: ProcessSpec): ProcessPlan {
+  const { spec: container, seccomp, homes } = context;
   const { size } = process;
   const consoleSize = size === undefined ? spec.consoleSize : { height: size.rows, width: size.columns };
-  const target = sys.pidfdOpen(initPid);
-  const plan: Omit<ExecPlan, "stdio"> = {
+  return {
     process: { ...spec, consoleSize },
     personality: container.linux.personality,
     seccomp,
-    container: target,
-    home: context.homes.get(spec.user.uid),
+    home: homes.get(spec.user.uid),
     oomScoreAdj: spec.oomScoreAdj ?? container.process.oomScoreAdj ?? 0,
   };
+}
+
+function spawnExec(context: LaunchContext, process: ManagedProcess, plan: ProcessPlan, initPid: number) {
+  const { loop, cgroup } = context;
+  const joinsPid = context.pidNamespace !== "agent";
+  const native = nativePlan(plan);
+  const container = sys.pidfdOpen(initPid);
+  const start = ({ channel, cgroup: into, stdio }: ChildFds) => {
+    const { stdin = -1, stdout = -1, stderr = -1 } = stdio;
+    try {
+      return sys.spawnProcess(native, joinsPid, channel, container, into, stdin, stdout, stderr);
+    } catch (error) {
+      throw joinsPid && (error as sys.SysError).syscall !== "spawner" ? notRunning(error) : error;
+    }
+  };
   try {
-    const pidNamespace = context.pidNamespace === "agent" ? undefined : target;
-    return spawn({ loop, namespaces, pidNamespace, cgroup, stdio: process.stdio }, (child, stdio) =>
-      runExec({ ...plan, stdio }, child),
-    );
+    return spawn({ loop, cgroup, stdio: process.stdio }, start);
   } finally {
-    sys.close(target);
+    sys.close(container);
   }
 }
 
 async function awaitExec(
   channel: AgentChannel,
   process: ManagedProcess,
+  plan: ProcessPlan,
   limitMs: number,
   foundHome: (home: Home) => void,
 ): Promise<void> {
@@ -143,6 +155,7 @@ async function awaitExec(
     const leftMs = Math.max(1, deadline - performance.now());
     const message = await channel.next(leftMs, `the start of ${process.name}`);
     if (message.type === "closed") return;
+    if (message.type === "stopped") throw stopped(plan, message.stop);
     if (message.type === "home") foundHome(message.home);
     else accept(message, process, "start");
   }
@@ -154,7 +167,7 @@ function accept(message: Message, process: ManagedProcess, step: string): void {
   if (message.type === "closed") {
     throw new SandboxError("ERR_START_PROCESS", `${process.name}: its process died during the ${step}`);
   }
-  if (message.type === "home" || message.terminal === undefined) return;
+  if (message.type !== "ready" || message.terminal === undefined) return;
   process.stdio.provide({ terminal: message.terminal });
   const { size } = process;
   if (size !== undefined) sys.setWindowSize(message.terminal, size.columns, size.rows);

@@ -1,5 +1,4 @@
-/** rlimits, scheduling and personality of a process: names of the OCI spec to numbers of the kernel. */
-import * as sys from "sys";
+/** rlimits, scheduling and personality of a process: names of the OCI spec to numbers of the kernel. Pure. */
 import { SandboxError } from "../../../src/base/errors.ts";
 import type { IoPrioritySpec, LinuxSpec, RlimitSpec, SchedulerSpec } from "./oci-spec.ts";
 
@@ -21,21 +20,15 @@ export function rlimitNumber(type: string): number {
   return number;
 }
 
-/** @throws ERR_SPEC, or ERR_START_PROCESS when the kernel refuses a limit. */
-export function applyRlimits(rlimits: readonly RlimitSpec[]): void {
+/** Resource, soft and hard limit of each. @throws ERR_SPEC */
+export function limitNumbers(rlimits: readonly RlimitSpec[]): readonly (number | bigint)[] {
   const seen = new Set<number>();
-  for (const { type, soft, hard } of rlimits) {
+  return rlimits.flatMap(({ type, soft, hard }) => {
     const number = rlimitNumber(type);
     if (seen.has(number)) throw new SandboxError("ERR_SPEC", `process.rlimits: ${type} is listed twice`);
     seen.add(number);
-    try {
-      sys.setRlimit(number, BigInt.asIntN(64, soft), BigInt.asIntN(64, hard));
-    } catch (error) {
-      throw new SandboxError("ERR_START_PROCESS", `cannot set ${type} to ${soft} (soft) and ${hard} (hard)`, {
-        cause: error,
-      });
-    }
-  }
+    return [number, soft, hard];
+  });
 }
 
 /** linux/sched.h SCHED_*. */
@@ -60,21 +53,15 @@ const SCHEDULER_FLAGS: Readonly<Record<string, number>> = {
   SCHED_FLAG_UTIL_CLAMP_MAX: 0x40,
 };
 
-/** @throws ERR_SPEC for an unknown name, ERR_START_PROCESS when the kernel refuses. */
-export function applyScheduler(spec: SchedulerSpec | undefined): void {
-  if (spec === undefined) return;
+/** The fields of struct sched_attr behind its size; none leaves the policy as it is. @throws ERR_SPEC */
+export function schedulerFields(spec: SchedulerSpec | undefined): readonly (number | bigint)[] {
+  if (spec === undefined) return [];
   const policy = lookUp(POLICIES, spec.policy, "process.scheduler.policy");
   const flags = spec.flags.reduce(
     (bits, name) => bits | lookUp(SCHEDULER_FLAGS, name, "process.scheduler.flags"),
     0,
   );
-  try {
-    sys.setScheduler(policy, flags, spec.nice, spec.priority, spec.runtime, spec.deadline, spec.period);
-  } catch (error) {
-    throw new SandboxError("ERR_START_PROCESS", `cannot set the scheduling policy ${spec.policy}`, {
-      cause: error,
-    });
-  }
+  return [policy, flags, spec.nice, spec.priority, spec.runtime, spec.deadline, spec.period];
 }
 
 /** linux/ioprio.h: IOPRIO_CLASS_RT, _BE, _IDLE and IOPRIO_CLASS_SHIFT. */
@@ -85,23 +72,19 @@ const IO_CLASSES: Readonly<Record<string, number>> = {
 };
 const IO_CLASS_SHIFT = 13;
 
-export function applyIoPriority(spec: IoPrioritySpec | undefined): void {
-  if (spec === undefined) return;
+/** IOPRIO_PRIO_VALUE; -1 leaves it as it is. @throws ERR_SPEC */
+export function ioPriorityValue(spec: IoPrioritySpec | undefined): number {
+  if (spec === undefined) return -1;
   const kind = lookUp(IO_CLASSES, spec.class, "process.ioPriority.class");
-  try {
-    sys.setIoPriority((kind << IO_CLASS_SHIFT) | (spec.priority & 0x7));
-  } catch (error) {
-    throw new SandboxError("ERR_START_PROCESS", `cannot set the IO priority ${spec.class}`, { cause: error });
-  }
+  return (kind << IO_CLASS_SHIFT) | (spec.priority & 0x7);
 }
 
 /** linux/personality.h. */
 const DOMAINS: Readonly<Record<string, number>> = { LINUX: 0x0000, LINUX32: 0x0008 };
 
-/** @throws ERR_SPEC; the spec defines no flags yet. */
-export function applyPersonality(spec: LinuxSpec["personality"]): void {
-  if (spec === undefined) return;
-  sys.setPersonality(lookUp(DOMAINS, spec.domain, "linux.personality.domain"));
+/** -1 leaves it as it is. The spec defines no flags yet. @throws ERR_SPEC */
+export function personalityNumber(spec: LinuxSpec["personality"]): number {
+  return spec === undefined ? -1 : lookUp(DOMAINS, spec.domain, "linux.personality.domain");
 }
 
 function lookUp(table: Readonly<Record<string, number>>, name: string, key: string): number {

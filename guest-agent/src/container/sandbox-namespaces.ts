@@ -12,6 +12,10 @@ import { CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWUTS, PR_SET_DUMPABLE } from "./ker
 /** Name of the holder in `ps`, as Kubernetes users know the process that has this task. */
 const HOLDER_NAME = "pause";
 
+/** The pid namespace has lost its first process. */
+export const notRunning = (cause: unknown): SandboxError =>
+  new SandboxError("ERR_STATE", "the container is not running", { cause });
+
 export class SandboxNamespaces {
   /** The agent's own pid namespace, to come back to. */
   readonly #ownPid = sys.openat(AT_FDCWD, "/proc/self/ns/pid", O_RDONLY, 0);
@@ -45,7 +49,7 @@ export class SandboxNamespaces {
       sys.setns(pidNamespace, CLONE_NEWPID);
       pid = sys.clone(0, cgroup);
     } catch (error) {
-      throw new SandboxError("ERR_STATE", "the container is not running", { cause: error });
+      throw notRunning(error);
     } finally {
       // The child stays: its own children belong where it is.
       if (pid !== 0) sys.setns(this.#ownPid, CLONE_NEWPID);

@@ -29,7 +29,10 @@ export function compileSeccomp(spec: SeccompSpec): SeccompProgram {
     }
     const newest = addRules(filter, plan.rules);
     const code = new Uint8Array(sys.seccompExport(filter));
-    return { code: isRefusal(plan.defaultAction) ? answerNewerCalls(code, newest) : code, flags: plan.flags };
+    return {
+      code: isRefusal(plan.defaultAction) ? answerNewerCalls(code, newest) : code,
+      flags: plan.flags & ~SECCOMP_FILTER_FLAG_TSYNC,
+    };
   } catch (error) {
     if (error instanceof SandboxError) throw error;
     throw new SandboxError("ERR_SPEC", "linux.seccomp: the profile cannot be compiled", { cause: error });
@@ -49,13 +52,4 @@ function addRules(filter: sys.SeccompFilter, rules: readonly SeccompRule[]): num
     }
   }
   return newest;
-}
-
-/** Installs the filter for the calling process. @throws ERR_START_PROCESS */
-export function installSeccomp({ code, flags }: SeccompProgram): void {
-  try {
-    sys.seccompInstall(code, flags & ~SECCOMP_FILTER_FLAG_TSYNC);
-  } catch (error) {
-    throw new SandboxError("ERR_START_PROCESS", "cannot install the seccomp filter", { cause: error });
-  }
 }

@@ -2,17 +2,14 @@
 import * as sys from "sys";
 import type { EventLoop } from "../event-loop.ts";
 import type { ProcessStdio } from "../stdio/process-stdio.ts";
-import type { ChildStdio } from "./become-process.ts";
 import type { Cgroup } from "./cgroup.ts";
 import { aboveStdio } from "./descriptors.ts";
 import { AgentChannel, ChildChannel, openHandshake } from "./handshake.ts";
+import type { ChildStdio } from "./process-plan.ts";
 import type { SandboxNamespaces } from "./sandbox-namespaces.ts";
 
 export interface SpawnOptions {
   readonly loop: EventLoop;
-  readonly namespaces: Pick<SandboxNamespaces, "clone">;
-  /** As for SandboxNamespaces.clone. */
-  readonly pidNamespace: "new" | number | undefined;
   readonly cgroup: Cgroup;
   readonly stdio: ProcessStdio;
 }
@@ -23,6 +20,13 @@ export interface Spawned {
   readonly channel: AgentChannel;
 }
 
+/** What a child begins with: its end of the handshake, its ends of stdio, and the cgroup to start in. */
+export interface ChildFds {
+  readonly channel: number;
+  readonly cgroup: number;
+  readonly stdio: ChildStdio;
+}
+
 /** Both ends of the pipes of one process; a terminal has none. */
 interface Pipes {
   readonly child: ChildStdio;
@@ -30,13 +34,10 @@ interface Pipes {
 }
 
 /**
- * Starts a child in `cgroup` that runs `main`, which must not return; gives the agent's ends of its pipes to `stdio`.
+ * Starts a child by `start`, which returns its pid; gives the agent's ends of its pipes to `stdio`.
  * @throws SysError or SandboxError when nothing was started.
  */
-export function spawn(
-  options: SpawnOptions,
-  main: (channel: ChildChannel, stdio: ChildStdio) => never,
-): Spawned {
+export function spawn(options: SpawnOptions, start: (fds: ChildFds) => number): Spawned {
   const opened: number[] = [];
   const track = (fd: number): number => {
     opened.push(fd);
@@ -48,8 +49,7 @@ export function spawn(
     track(agentEnd);
     track(childEnd);
     const cgroup = track(options.cgroup.open());
-    const pid = options.namespaces.clone(options.pidNamespace, cgroup);
-    if (pid === 0) runChild(() => main(new ChildChannel(childEnd), pipes.child));
+    const pid = start({ channel: childEnd, cgroup, stdio: pipes.child });
     const { stdin, stdout, stderr } = pipes.agent;
     for (const fd of opened.splice(0)) {
       if (fd !== agentEnd && fd !== stdin && fd !== stdout && fd !== stderr) sys.close(fd);
@@ -60,6 +60,22 @@ export function spawn(
     for (const fd of opened) sys.close(fd);
     throw error;
   }
+}
+
+/**
+ * For spawn(): a copy of the agent that runs `main`, which must not return.
+ * @param pidNamespace as for SandboxNamespaces.clone.
+ */
+export function copyOfAgent(
+  namespaces: Pick<SandboxNamespaces, "clone">,
+  pidNamespace: "new" | number | undefined,
+  main: (channel: ChildChannel, stdio: ChildStdio) => never,
+): (fds: ChildFds) => number {
+  return ({ channel, cgroup, stdio }) => {
+    const pid = namespaces.clone(pidNamespace, cgroup);
+    if (pid === 0) runChild(() => main(new ChildChannel(channel), stdio));
+    return pid;
+  };
 }
 
 function runChild(main: () => never): never {

@@ -1,11 +1,12 @@
 /** The pseudo-terminal of a container's process; runs in the child. */
 import * as sys from "sys";
 import { SandboxError } from "../../../src/base/errors.ts";
-import { AT_EMPTY_PATH, O_NOCTTY, O_RDWR } from "../linux.ts";
-import { TIOCGPTPEER, TIOCSCTTY, TIOCSPTLCK } from "./kernel.ts";
+import { O_NOCTTY, O_RDWR } from "../linux.ts";
+import { startFailure } from "./executable.ts";
 import { attachMount, cloneMount } from "./mounts.ts";
 import type { ProcessSpec } from "./oci-spec.ts";
 import { ensureFile } from "./path-in-root.ts";
+import { CANNOT_OPEN_TERMINAL, NO_MULTIPLEXER } from "./process-plan.ts";
 
 export interface Terminal {
   /** For the agent. */
@@ -13,10 +14,6 @@ export interface Terminal {
   /** Becomes the process's stdio. */
   readonly slave: number;
 }
-
-/** devices.txt: /dev/ptmx and the ptmx of a devpts instance. */
-const PTMX_MAJOR = 5;
-const PTMX_MINOR = 2;
 
 /**
  * A new pseudo-terminal of the container's own devpts.
@@ -29,27 +26,12 @@ export function openTerminal(
 ): Terminal {
   try {
     const master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY);
-    const { rdevMajor, rdevMinor } = sys.fstatat(master, "", AT_EMPTY_PATH);
-    if (rdevMajor !== PTMX_MAJOR || rdevMinor !== PTMX_MINOR) {
-      throw new SandboxError(
-        "ERR_START_PROCESS",
-        "/dev/pts/ptmx of the container is not a pseudo-terminal multiplexer",
-      );
-    }
-    sys.ioctlBuffer(master, TIOCSPTLCK, new Uint8Array(4));
-    const slave = sys.ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY);
-    if (size !== undefined && size.height > 0 && size.width > 0)
-      sys.setWindowSize(master, size.width, size.height);
+    const slave = sys.terminalSlave(master, size?.height ?? 0, size?.width ?? 0);
+    if (slave === undefined) throw startFailure(NO_MULTIPLEXER);
     return { master, slave };
   } catch (error) {
     if (error instanceof SandboxError) throw error;
-    throw new SandboxError(
-      "ERR_START_PROCESS",
-      "cannot open a terminal in the container (is devpts mounted at /dev/pts?)",
-      {
-        cause: error,
-      },
-    );
+    throw startFailure(CANNOT_OPEN_TERMINAL, error);
   }
 }
 
@@ -60,9 +42,4 @@ export function bindConsole(root: number, slave: number): void {
   attachMount(tree, target);
   sys.close(tree);
   sys.close(target);
-}
-
-/** Makes the terminal on descriptor 0 the controlling one. Preconditions: the process leads its session. */
-export function controlTerminal(): void {
-  sys.ioctl(0, TIOCSCTTY, 0);
 }

@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { renameSync, statSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  readFileSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { StreamKind } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
@@ -81,21 +89,103 @@ test("an exec that a signal ends has status 128 plus its number", async () => {
   await world().delete(id);
 });
 
-const failures: readonly (readonly [name: string, args: string[], error: RegExp])[] = [
-  ["a missing command", ["nonesuch"], /exec: "nonesuch": executable file not found in \$PATH/],
-  ["a missing path", ["/no/such"], /exec: "\/no\/such": stat \/no\/such: no such file or directory/],
-  ["a file that is not executable", ["/etc/passwd"], /exec: "\/etc\/passwd": permission denied/],
+test("an exec has no descriptors but stdio, default signal dispositions, and a session of its own", async () => {
+  const id = await world().sleeper();
+  const plain = async (args: string[]) => {
+    const execId = await world().exec(id, args);
+    return (await world().finish(id, execId)).stdout;
+  };
+  // 3 is ls's own, of the directory.
+  assert.equal(await plain(["ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
+  const signals = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
+  assert.equal(await plain(["grep", "-E", "^Sig(Blk|Ign):", "/proc/self/status"]), signals);
+  assert.match(await plain(["cut", "-d ", "-f1,4,6,7", "/proc/self/stat"]), /^(\d+) 0 \1 0\n$/);
+  assert.equal(await plain(["stat", "-L", "-c", "%t:%T", "/proc/self/fd/0"]), "1:3\n");
+  await world().delete(id);
+});
+
+test("limits, priorities, groups and capabilities of an exec are those of its own spec", async () => {
+  const id = await world().sleeper();
+  const script =
+    "ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; cut -d' ' -f19,41 /proc/self/stat; ionice -p $$; id -G; umask; grep -E '^(Cap|NoNewPrivs)' /proc/self/status";
+  const { stdout } = await world().execSh(id, script, (process) => {
+    process.rlimits = [
+      { type: "RLIMIT_NOFILE", soft: 77, hard: 99 },
+      // The bits of 2^64-1, which no number of JavaScript is.
+      { type: "RLIMIT_CORE", soft: -1, hard: -1 },
+    ];
+    process.oomScoreAdj = 444;
+    process.scheduler = { policy: "SCHED_BATCH", nice: 5 };
+    process.ioPriority = { class: "IOPRIO_CLASS_IDLE", priority: 0 };
+    process.user = { uid: 7, gid: 8, additionalGids: [9, 2147483647], umask: 0o027 };
+    const ambient = ["CAP_NET_RAW"];
+    process.capabilities = {
+      bounding: ["CAP_NET_RAW", "CAP_CHOWN"],
+      effective: ambient,
+      permitted: ambient,
+      inheritable: ambient,
+      ambient,
+    };
+  });
+  const raw = "0000000000002000";
+  const status = `CapInh:\t${raw}\nCapPrm:\t${raw}\nCapEff:\t${raw}\nCapBnd:\t0000000000002001\nCapAmb:\t${raw}\nNoNewPrivs:\t1\n`;
+  assert.equal(stdout, `77\n99\nunlimited\n444\n5 3\nidle\n8 9 2147483647\n0027\n${status}`);
+  await world().delete(id);
+});
+
+const failures: readonly (readonly [name: string, args: string[], cwd: string, error: RegExp])[] = [
+  ["a missing command", ["nonesuch"], "/", /exec: "nonesuch": executable file not found in \$PATH/],
+  ["a missing path", ["/no/such"], "/", /exec: "\/no\/such": stat \/no\/such: no such file or directory/],
+  ["a file that is not executable", ["/etc/passwd"], "/", /exec: "\/etc\/passwd": permission denied/],
+  ["a directory", ["/etc"], "/", /exec: "\/etc": is a directory/],
+  ["a file of an unknown format", ["/bin/noise"], "/", /exec \/bin\/noise: exec format error/],
+  ["a working directory that is a file", ["true"], "/etc/passwd", /chdir to cwd .*not a directory/],
+  ["an empty command line", [], "/", /process\.args is empty/],
 ];
-for (const [name, args, error] of failures) {
-  test(`an exec fails at once with the reason: ${name}`, async () => {
+for (const [name, args, cwd, error] of failures) {
+  test(`an exec fails with the reason: ${name}`, async () => {
     const id = await world().sleeper();
-    const started = Date.now();
-    await assert.rejects(world().exec(id, args), error);
-    assert.ok(Date.now() - started < 1000, "under a second");
+    const noise = join(world().dir, id, "bin/noise");
+    writeFileSync(noise, Buffer.from([1, 2, 3, 4]), { mode: 0o755 });
+    const exec = world().exec(id, args, (process) => {
+      process.cwd = cwd;
+    });
+    await assert.rejects(exec, error);
     assert.equal((await world().execSh(id, "echo fine")).stdout, "fine\n", "the container goes on");
     await world().delete(id);
   });
 }
+
+test("a limit that an exec cannot have is named, with the kernel's words", async () => {
+  const id = await world().sleeper();
+  const exec = world().exec(id, ["true"], (process) => {
+    process.rlimits = [
+      { type: "RLIMIT_CORE", soft: 0, hard: 0 },
+      { type: "RLIMIT_NOFILE", soft: 9, hard: 8 },
+    ];
+  });
+  await assert.rejects(
+    exec,
+    /cannot set RLIMIT_NOFILE to 9 \(soft\) and 8 \(hard\): prlimit: Invalid argument/,
+  );
+  await world().delete(id);
+});
+
+test("execs go on when what clones them was killed", async () => {
+  const id = await world().sleeper();
+  const { agent } = world();
+  const children = () =>
+    readFileSync(`/proc/${agent.pid}/task/${agent.pid}/children`, "utf8").trim().split(" ");
+  const spawner = () => children().filter((pid) => readFileSync(`/proc/${pid}/comm`, "utf8") === "spawner\n");
+  const [first] = spawner();
+  process.kill(Number(first), "SIGKILL");
+  const descriptors = agent.openDescriptors;
+  for (let n = 0; n < 3; n++) assert.equal((await world().execSh(id, "echo fine")).stdout, "fine\n");
+  assert.equal(spawner().length, 1);
+  assert.notDeepEqual(spawner(), [first]);
+  assert.equal(agent.openDescriptors, descriptors);
+  await world().delete(id);
+});
 
 test("fifty execs at once all answer", async () => {
   const id = await world().sleeper();
@@ -192,5 +282,15 @@ test("an exec is deleted once it has ended, and not before", async () => {
   await world().exit(id, execId);
   await remove();
   await assert.rejects(remove(), /has no exec/);
+  await world().delete(id);
+});
+
+test("an exec takes arguments and variables of more than one message's size", async () => {
+  const id = await world().sleeper();
+  const value = "x".repeat(100_000);
+  const { stdout } = await world().execSh(id, "env | wc -c", (process) => {
+    process.env = ["PATH=/bin", ...Array.from({ length: 12 }, (_, n) => `V${n}=${value}`)];
+  });
+  assert.ok(Number(stdout) > 1_200_000, stdout);
   await world().delete(id);
 });
