@@ -76,7 +76,7 @@ export async function tableModule(path) {
   const packageName = file.proto.package;
   const rows = messages.map((message) => [
     message.name,
-    message.fields.map((field) => fieldRow(field, messages)),
+    JSON.stringify(message.fields.map((field) => fieldRow(field, messages))),
   ]);
   const lines = [
     `import { schemas, service } from ${JSON.stringify(runtime)};`,

@@ -5,27 +5,34 @@ import type { Log } from "../../../src/base/log.ts";
 import { readText } from "../files.ts";
 import { AT_FDCWD, O_RDONLY, sysCode } from "../linux.ts";
 import { type ModuleEntry, type ModuleWhen, parseModuleList } from "./module-list.ts";
+import { PciProbing } from "./pci-probing.ts";
 
 const LIST = "/etc/caisson/modules";
 const VIRTIO_DEVICES = "/sys/bus/virtio/devices";
+/** The virtio id of the vsock device (virtio specification, section 5). */
+const VSOCK = 19;
 
 export class ModuleLoader {
   readonly #log: Log;
   readonly #entries: readonly ModuleEntry[];
   readonly #loaded = new Set<string>();
+  readonly #probing: PciProbing;
 
   /** Reads the list; an image without one has everything built in. */
   constructor(log: Log) {
     this.#log = log;
+    this.#probing = new PciProbing(log);
     const text = readText(LIST, 1 << 20);
     const { entries, malformed } = parseModuleList(text ?? "");
     this.#entries = entries;
     for (const line of malformed) log.warn({ path: LIST }, `module list: "${line}" was not understood`);
   }
 
-  /** Loads the modules of the boot, which the hello needs. */
+  /** Loads the modules of the boot, which the hello needs. Of the devices that are there only its own gets its driver. */
   loadForBoot(): void {
+    this.#probing.hold();
     this.#load((when) => when.kind === "boot");
+    this.#probing.probe((id) => id === VSOCK);
   }
 
   /**
@@ -33,6 +40,8 @@ export class ModuleLoader {
    * @param but device ids that are left out
    */
   loadForDevices(but: ReadonlySet<number> = new Set()): void {
+    this.#probing.resume();
+    this.#probing.probe((id) => !but.has(id));
     const present = presentVirtioIds();
     const wanted = (id: number) => present.has(id) && !but.has(id);
     this.#load((when) => when.kind === "virtio" && wanted(when.id));

@@ -28,7 +28,8 @@ export const Rule = { Single: 0, Repeated: 1, Map: 2 } as const;
  * (-1 for none), name of the oneof ("" for none). Map keys are strings.
  */
 export type FieldRow = readonly [number, string, number, number, number, string];
-export type MessageRow = readonly [string, readonly FieldRow[]];
+/** A message's name and its fields, FieldRow[] as JSON: most messages of a guest are never seen by it. */
+export type MessageRow = readonly [string, string];
 
 interface Field {
   readonly no: number;
@@ -52,13 +53,35 @@ interface OneofValue {
 
 /** Schemas from the rows of one file, in their order. */
 export function schemas(packageName: string, rows: readonly MessageRow[]): Schema[] {
-  const made = rows.map(([name]) => ({ typeName: `${packageName}.${name}`, fields: [] as Field[] }));
-  for (const [index, [, fields]] of rows.entries()) {
-    for (const [no, name, type, rule, message, oneof] of fields) {
-      made[index]?.fields.push({ no, name, type, rule, message: made[message], oneof });
-    }
-  }
+  const made: Schema[] = [];
+  for (const [name, fields] of rows) made.push(new TableSchema(`${packageName}.${name}`, fields, made));
   return made;
+}
+
+class TableSchema implements Schema {
+  readonly typeName: string;
+  readonly #rows: string;
+  /** Of the file, in the order of its rows. */
+  readonly #schemas: readonly Schema[];
+  #fields: readonly Field[] | undefined;
+
+  constructor(typeName: string, rows: string, schemas: readonly Schema[]) {
+    this.typeName = typeName;
+    this.#rows = rows;
+    this.#schemas = schemas;
+  }
+
+  get fields(): readonly Field[] {
+    this.#fields ??= (JSON.parse(this.#rows) as FieldRow[]).map(([no, name, type, rule, message, oneof]) => ({
+      no,
+      name,
+      type,
+      rule,
+      message: this.#schemas[message],
+      oneof,
+    }));
+    return this.#fields;
+  }
 }
 
 /** A service as src/ttrpc/service.ts reads it. Rows: name, local name, input, output. */
