@@ -43,6 +43,8 @@ export interface CommandDefinition {
   readonly summary: string;
   /** Whole sentences; an empty line between paragraphs. */
   readonly description: string;
+  /** The description tells of its exit status, which is not as the program's. */
+  readonly ownExitStatus?: true;
   readonly options: readonly OptionDefinition[];
   readonly examples?: readonly Example[];
 }

@@ -52,8 +52,7 @@ export function commandHelp(program: ProgramDefinition, command: CommandDefiniti
     ...options.map(([syntax, text]) => `  ${syntax.padEnd(width)}  ${text.replaceAll("\n", indent)}`),
     "",
     ...(examples.length === 0 ? [] : ["Examples:", ...examples, ""]),
-    exitStatusHelp(program),
-    "",
+    ...(command.ownExitStatus === true ? [] : [exitStatusHelp(program), ""]),
   ].join("\n");
 }
 

@@ -12,7 +12,7 @@ export type {
 export { commandHelp, programHelp, wrap } from "./help.ts";
 export { manPage } from "./man.ts";
 export { nearest } from "./nearest.ts";
-export { commandOf, type Invocation, parseCommandLine } from "./parse.ts";
+export { type Invocation, parseCommandLine, tryHelp } from "./parse.ts";
 export {
   fittingTable,
   formatBytes,

@@ -24,12 +24,15 @@ export function parseCommandLine(program: ProgramDefinition, argv: readonly stri
 }
 
 /** The command that `argv` begins with, also where the rest is wrong. */
-export function commandOf(
-  program: ProgramDefinition,
-  argv: readonly string[],
-): CommandDefinition | undefined {
+function commandOf(program: ProgramDefinition, argv: readonly string[]): CommandDefinition | undefined {
   const [first = "", ...rest] = argv;
   return find(program, [...(program.aliases?.[first] ?? [first]), ...rest])?.command;
+}
+
+/** What follows the error of a wrong command line: the help of the command that `argv` begins with. */
+export function tryHelp(program: ProgramDefinition, argv: readonly string[]): string {
+  const command = commandOf(program, argv);
+  return `Try: ${program.name} ${command === undefined ? "" : `${command.name} `}--help\n`;
 }
 
 /** The command that `words` begin with, and how many of them are its name. */

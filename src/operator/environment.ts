@@ -51,6 +51,7 @@ export async function environment(config: Config, host: OperatorHost): Promise<E
         Path: programs.virtiofsd.path,
         Version: programs.virtiofsd.version,
         Cache: config.hypervisor.virtioFsCache,
+        RootCache: config.hypervisor.virtioFsRootCache,
       },
       Vsock: {
         Backend: vsockBackend(config, vhostVsock),

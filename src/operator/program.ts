@@ -57,7 +57,8 @@ const sandboxCommands: readonly CommandDefinition[] = [
       "With a terminal on both ends the session is one; otherwise input, output and errors are pipes. What the command " +
       "leaves running ends with it. Each use is in the sandbox's log. debug_console_enabled = false forbids it.\n\n" +
       "The exit status is that of the command, 128 plus the number of the signal that ended it, 127 when it was not found, " +
-      "126 when it cannot be executed, and 125 when shim itself failed.",
+      "126 when it cannot be executed, 2 for wrong usage, and 125 when shim itself failed.",
+    ownExitStatus: true,
     options: [
       container,
       {

@@ -1,6 +1,6 @@
 /** From a command line of `shim` to the verb that does it. Each verb is loaded only when it is called for. */
 import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
-import { commandHelp, commandOf, parseCommandLine, programHelp, UsageError } from "../cli/index.ts";
+import { commandHelp, parseCommandLine, programHelp, tryHelp, UsageError } from "../cli/index.ts";
 import type { OperatorHost, Verb } from "./host.ts";
 import { shimProgram } from "./program.ts";
 
@@ -58,8 +58,7 @@ export async function runShimCommand(argv: readonly string[], host: OperatorHost
   } catch (error) {
     host.stderr(`shim: ${describeError(error)}${errnoOf(error) === "EACCES" && !isRoot() ? AS_ROOT : ""}\n`);
     if (error instanceof UsageError) {
-      const command = commandOf(shimProgram, argv);
-      host.stderr(`Try: shim ${command === undefined ? "" : `${command.name} `}--help\n`);
+      host.stderr(tryHelp(shimProgram, argv));
       return 2;
     }
     if (error instanceof SandboxError) return statuses[error.code] ?? 1;

@@ -36,6 +36,11 @@ export function stateOf({ record, status }: SandboxView): string {
   return record.owned ? "unresponsive" : "orphaned";
 }
 
+const SHORT_ID = 12;
+
+/** What people need of an id that an engine made; one that a person gave stays whole. */
+export const shortId = (id: string): string => (id.length <= SHORT_ID + 3 ? id : id.slice(0, SHORT_ID));
+
 /** "namespace/name"; undefined without Kubernetes. */
 export function podOf({ record }: Pick<SandboxView, "record">): string | undefined {
   const name = fact(record, "pod");

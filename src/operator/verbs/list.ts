@@ -7,13 +7,13 @@ import {
   memoryByComponent,
   podOf,
   type SandboxView,
+  shortId,
   startedAt,
   stateOf,
   sum,
   viewSandboxes,
 } from "../sandbox-view.ts";
 
-const SHORT_ID = 12;
 /** What a terminal that is too narrow does without, the first of them first. */
 const SPARE = ["BY COMPONENT", "KERNEL", "NETWORK", "ACCEL", "VM", "CONTAINERS"];
 
@@ -59,7 +59,7 @@ function row(view: SandboxView, paint: Paint, whole: boolean): string[] {
   const memoryMiB = numberFact(record, "memoryMiB");
   const cpus = numberFact(record, "cpus");
   return [
-    whole || record.id.length <= SHORT_ID + 3 ? record.id : record.id.slice(0, SHORT_ID),
+    whole ? record.id : shortId(record.id),
     podOf(view) ?? "-",
     status === undefined ? "?" : String(status.containers.length),
     paintState(stateOf(view), paint),

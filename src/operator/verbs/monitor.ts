@@ -1,5 +1,6 @@
 /** `shim monitor`: metrics for Prometheus and a status page, until it is ended. */
 import { isIP, isIPv6 } from "node:net";
+import { SandboxError } from "../../base/errors.ts";
 import { type Arguments, UsageError } from "../../cli/index.ts";
 import type { OperatorHost } from "../host.ts";
 import { Collector } from "../monitor/collector.ts";
@@ -10,6 +11,11 @@ import { SandboxWatch } from "../monitor/watch.ts";
 const DEFAULT_LISTEN = "127.0.0.1:8090";
 
 export async function runMonitor(args: Arguments, host: OperatorHost): Promise<number> {
+  if (process.getuid?.() !== 0)
+    throw new SandboxError(
+      "ERR_PERMISSION",
+      "the sandboxes are root's; run this as root (sudo shim monitor)",
+    );
   const listen = parseListen(args.value("listen") ?? DEFAULT_LISTEN);
   using sandboxes = new SandboxWatch();
   const metrics = await MetricsPage.create();

@@ -47,7 +47,9 @@ export function podFixed(pod: Pick<IdlePod, "memory" | "cpuSeconds" | "seconds">
 } {
   const { bytes, fileBytes } = memoryOf(pod);
   const mebibytes = Math.ceil(((bytes - fileBytes) * 1.1) / (16 * MIB)) * 16;
-  const millicpus = Math.max(10, Math.ceil(((sum(pod.cpuSeconds) / pod.seconds) * 1000 * 1.25) / 10) * 10);
+  // To a thousandth: what floating point adds is no step.
+  const withAir = Number(((sum(pod.cpuSeconds) / pod.seconds) * 1000 * 1.25).toFixed(3));
+  const millicpus = Math.max(10, Math.ceil(withAir / 10) * 10);
   return { memory: `${mebibytes}Mi`, cpu: `${millicpus}m` };
 }
 

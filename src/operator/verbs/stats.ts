@@ -1,8 +1,8 @@
 /** `shim stats`: live figures, refreshed in place on a terminal. */
-import { type Arguments, formatBytes, formatMemory, type Paint, table } from "../../cli/index.ts";
+import { type Arguments, fittingTable, formatBytes, formatMemory, type Paint } from "../../cli/index.ts";
 import { findTarget } from "../find-target.ts";
 import type { OperatorHost } from "../host.ts";
-import { podOf } from "../sandbox-view.ts";
+import { podOf, shortId } from "../sandbox-view.ts";
 import {
   containerUsage,
   hostCpuPercent,
@@ -21,6 +21,9 @@ const ERASE_BELOW = "\x1b[J";
 
 /** Ctrl-C and Ctrl-D, which a raw terminal gives as bytes; q and Q. */
 const QUIT_KEYS = new Set([0x03, 0x04, 0x71, 0x51]);
+
+/** What a terminal that is too narrow does without, the first of them first. */
+const SPARE = ["READ", "WRITTEN", "LIMIT", "PIDS", "HOST RSS", "NET IN", "NET OUT", "HOST CPU %"];
 
 /** Milliseconds between the two samples that a single output needs for its rates. */
 const ONCE_MS = 500;
@@ -66,7 +69,7 @@ async function showLive(sample: Sampler, intervalMs: number, host: OperatorHost)
       await pause(first ? ONCE_MS : intervalMs, signal);
       if (signal.aborted) break;
       const now = await sample();
-      const lines = render(now, earlier, host.paint)
+      const lines = render(now, earlier, host.paint, stdout.columns)
         .split("\n")
         .slice(0, (stdout.rows ?? 24) - 2);
       const title = `shim stats  ${new Date().toLocaleTimeString("en-GB")}  every ${intervalMs / 1000} s, q ends`;
@@ -109,7 +112,13 @@ function usages(now: SandboxSample, earlier: SandboxSample | undefined) {
 
 const percent = (value: number | undefined): string => (value === undefined ? "-" : value.toFixed(1));
 
-function render(now: readonly SandboxSample[], earlier: readonly SandboxSample[], paint: Paint): string {
+/** @param columns of a terminal, where ids are shortened; none elsewhere */
+function render(
+  now: readonly SandboxSample[],
+  earlier: readonly SandboxSample[],
+  paint: Paint,
+  columns?: number,
+): string {
   const headings = [
     "SANDBOX / CONTAINER",
     "CPU %>",
@@ -123,16 +132,23 @@ function render(now: readonly SandboxSample[], earlier: readonly SandboxSample[]
     "HOST CPU %>",
     "HOST RSS>",
   ];
-  const rows = now.flatMap((sample) => sandboxRows(sample, before(sample, earlier), paint));
-  return rows.length === 0 ? "no sandboxes\n" : table(headings, rows);
+  const named = columns === undefined ? (id: string) => id : shortId;
+  const rows = now.flatMap((sample) => sandboxRows(sample, before(sample, earlier), paint, named));
+  if (rows.length === 0) return "no sandboxes\n";
+  return fittingTable(headings, rows, columns ?? Number.POSITIVE_INFINITY, SPARE);
 }
 
-function sandboxRows(now: SandboxSample, earlier: SandboxSample | undefined, paint: Paint): string[][] {
+function sandboxRows(
+  now: SandboxSample,
+  earlier: SandboxSample | undefined,
+  paint: Paint,
+  named: (id: string) => string,
+): string[][] {
   const { record, stats, problem, processes } = now;
   const guest = stats?.guest;
   const network = networkBytes(stats);
   const rss = [...processes.values()].reduce((total, { rssBytes }) => total + rssBytes, 0);
-  const title = podOf(now) ?? record.id;
+  const title = podOf(now) ?? named(record.id);
   const name =
     problem === undefined ? paint("bold", title) : `${paint("bold", title)} ${paint("red", problem)}`;
   const used = guest === undefined ? undefined : Number(guest.memoryTotalBytes - guest.memoryAvailableBytes);
@@ -150,7 +166,7 @@ function sandboxRows(now: SandboxSample, earlier: SandboxSample | undefined, pai
     formatMemory(rss),
   ];
   const containers = usages(now, earlier).map((one) => [
-    `  ${one.id}`,
+    `  ${named(one.id)}`,
     percent(one.cpuPercent),
     formatMemory(one.memoryBytes),
     one.memoryLimitBytes === 0 ? "-" : formatMemory(one.memoryLimitBytes),

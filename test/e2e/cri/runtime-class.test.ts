@@ -24,7 +24,9 @@ test("shim overhead measures an idle pod, which fits into the RuntimeClass that 
   const before = takeSnapshot(world);
   const measure = [join(built.bin, "shim"), "overhead", "--seconds", "2", "--config", config, "--json"];
   const { stdout } = await runOk(world.enter(measure), { timeoutMs: LIMIT_MS });
-  const { memory } = JSON.parse(stdout) as Pick<IdlePod, "memory">;
+  const { memory, podFixed } = JSON.parse(stdout) as Pick<IdlePod, "memory"> & {
+    readonly podFixed: { readonly memory: string };
+  };
   for (const component of ["shim", "qemu", "virtiofsd"])
     assert.ok((memory[component]?.bytes ?? 0) > 0, component);
   const { bytes, fileBytes } = memoryOf({ memory });
@@ -33,10 +35,11 @@ test("shim overhead measures an idle pod, which fits into the RuntimeClass that 
   const total = (bytes - fileBytes) / MIB;
   const file = join(repositoryRoot, "configs/kubernetes/runtimeclass.yaml");
   const shipped = parse(readFileSync(file, "utf8")) as { overhead: { podFixed: { memory: string } } };
-  const declared = Number(shipped.overhead.podFixed.memory.replace(/Mi$/, ""));
+  // With the tenth on top that is for what a pod comes to need.
+  const [found, declared] = [podFixed, shipped.overhead.podFixed].map((it) => Number.parseInt(it.memory, 10));
   assert.ok(
-    total > 30 && total <= declared,
-    `${total.toFixed(0)} MiB, and the RuntimeClass says ${declared}`,
+    total > 30 && (found ?? 0) > total && (found ?? 0) <= (declared ?? 0),
+    `${total.toFixed(0)} MiB, which makes ${found}, and the RuntimeClass says ${declared}`,
   );
   await assertEven(world, before);
 });

@@ -24,7 +24,7 @@ interface Environment {
     readonly Version: string;
     readonly Accelerator: string;
     readonly AcceleratorReason: string;
-    readonly VirtioFSDaemon: { readonly Path: string };
+    readonly VirtioFSDaemon: { readonly Path: string; readonly Cache: string; readonly RootCache: string };
     readonly Vsock: { readonly Backend: string };
   };
   readonly Kernel: { readonly Path: string; readonly Release: string };
@@ -51,7 +51,8 @@ ownTest("env has the sections and names that people know, as TOML and as JSON", 
   assert.deepEqual([Hypervisor.MachineType, Hypervisor.SharedFS], ["q35", "virtio-fs"]);
   assert.match(String(Hypervisor.Version), /^QEMU emulator version \d/);
   assert.match(`${Hypervisor.Accelerator}: ${Hypervisor.AcceleratorReason}`, /^(kvm|tcg): \S/);
-  assert.equal(Hypervisor.VirtioFSDaemon.Path, virtiofsdPath());
+  const { Path, Cache, RootCache } = Hypervisor.VirtioFSDaemon;
+  assert.deepEqual([Path, Cache, RootCache], [virtiofsdPath(), "auto", "always"]);
   assert.match(Hypervisor.Vsock.Backend, /^vhost(-user)? \(/);
   assert.equal(Kernel.Path, built.kernel);
   assert.match(String(Kernel.Release), /^\d+\.\d+/);

@@ -126,6 +126,23 @@ ownTest("stats is refreshed in place until q, and leaves the screen as it was", 
   assert.deepEqual(await pty.ended(), { status: 0, modes: COOKED });
 });
 
+ownTest(
+  "stats on a narrow terminal has a line for each container, with what matters most",
+  OURS,
+  async () => {
+    const pod = await thePod();
+    const container = await pod.run();
+    await using pty = await onTerminal(["stats"], { rows: 10, columns: 60 });
+    await pty.waitFor(new RegExp(`  ${container.id.slice(0, 12)} +\\d+\\.\\d `));
+    pty.type("q");
+    await pty.ended();
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: what is not shown
+    const lines = pty.output.replace(/\x1b\[[?\d;]*[a-zA-Z]/g, "").split(/[\r\n]+/);
+    assert.ok(Math.max(...lines.map((line) => line.length)) <= 60, pty.output);
+    await container.remove();
+  },
+);
+
 ownTest("colours are for terminals only, and for none with NO_COLOR", OURS, async () => {
   await thePod();
   const list = async (env: NodeJS.ProcessEnv) => {

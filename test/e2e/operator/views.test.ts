@@ -371,7 +371,7 @@ ownTest(
 
 ownTest("without root every verb says that it needs it, with status 4", OURS, async () => {
   const { pod } = await thePod();
-  const verbs = ["list", "stats --once", "events", "gc", "collect", "overhead"];
+  const verbs = ["list", "stats --once", "events", "gc", "collect", "overhead", "monitor"];
   verbs.push(`logs ${pod.id}`, `net show ${pod.id}`, `net doctor ${pod.id}`);
   for (const verb of verbs) {
     const result = await shimAsNobody(verb.split(" "));

@@ -145,7 +145,10 @@ test("two runs at once both succeed, one after the other", async () => {
 });
 
 test("exit status is 2 for wrong usage and 1 for failure, with one sentence on stderr", async () => {
-  await assert.rejects(osbuilder("generate", "--nonsense"), { code: 2 });
+  await assert.rejects(osbuilder("generate", "--nonsense"), {
+    code: 2,
+    stderr: /\nTry: osbuilder generate --help\n$/,
+  });
   const failed = osbuilder(
     "generate",
     ...guestKernelArguments(),

@@ -37,6 +37,16 @@ test("the RuntimeClass is what `shim overhead` prints for the figures that it na
   assert.deepEqual(podFixed(measured), overhead.podFixed);
 });
 
+test("the overhead has its steps from the amounts, and none from the arithmetic", () => {
+  const measured = (mebibytes: number, cpuSeconds: Record<string, number>) =>
+    podFixed({ memory: { pod: { bytes: mebibytes << 20, fileBytes: 0 } }, cpuSeconds, seconds: 10 });
+  // Seconds since the start, subtracted: 0.08 and a little.
+  const cpuSeconds = { shim: 0.56 - 0.51, qemu: 5.66 - 5.63 };
+  assert.notEqual(cpuSeconds.shim + cpuSeconds.qemu, 0.08);
+  assert.deepEqual(measured(145, cpuSeconds), { memory: "160Mi", cpu: "10m" });
+  assert.deepEqual(measured(146, { shim: 0.09 }), { memory: "176Mi", cpu: "20m" });
+});
+
 test("containerd, CRI-O and the RuntimeClass name the same handler", () => {
   const { handler } = manifest<RuntimeClass>("kubernetes/runtimeclass.yaml");
   type Tables = Record<string, Record<string, Record<string, Record<string, unknown>>>>;
