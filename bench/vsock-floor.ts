@@ -2,17 +2,17 @@
  * The floor of stdio: the same bytes between this process and a program in C in a bare guest, over the vsock that a
  * sandbox has. No shim, no frames, no agent, no pipe.
  */
+
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { ByteStream } from "../src/base/byte-stream.ts";
 import { silentLog } from "../src/base/log.ts";
 import { superviseChild } from "../src/hypervisor/child-process.ts";
 import { openVsockTransport, type VsockDevice } from "../src/vsock/transport.ts";
 import { built } from "../test/harness/paths.ts";
-import { runOk } from "../test/harness/run.ts";
 import type { World } from "../test/harness/world.ts";
 import { runBareGuest } from "./bare-guest.ts";
+import { compileProbe } from "./compile-probe.ts";
 
 const LIMIT_MS = 300_000;
 const MIB = 1 << 20;
@@ -35,15 +35,7 @@ export interface VsockFloor {
 
 export async function vsockFloor(init: VsockFloorInit): Promise<VsockFloor> {
   const { world, sandbox, runs, transferMib } = init;
-  const probe = join(world.dir, "vsock-probe");
-  await runOk([
-    "gcc",
-    "-O2",
-    "-static",
-    "-o",
-    probe,
-    fileURLToPath(new URL("vsock-probe.c", import.meta.url)),
-  ]);
+  const probe = await compileProbe("vsock-probe", world.dir);
   const dir = join(world.dir, "floor");
   mkdirSync(dir, { mode: 0o700 });
   const signal = AbortSignal.timeout(LIMIT_MS);

@@ -1,15 +1,16 @@
 /** Files on a directory of the host: in a container of ours, in a bare guest over the same virtiofsd, and in one of runc's. */
+
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { silentLog } from "../../src/base/log.ts";
 import { loadConfig } from "../../src/config/index.ts";
 import { startVirtiofsd } from "../../src/hypervisor/virtiofsd.ts";
 import { virtiofsdPath } from "../../test/harness/paths.ts";
-import { describeResult, runOk } from "../../test/harness/run.ts";
+import { describeResult } from "../../test/harness/run.ts";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
 import { runBareGuest } from "../bare-guest.ts";
 import { Collected } from "../collected.ts";
+import { compileProbe } from "../compile-probe.ts";
 import { runningQemu } from "../running-qemu.ts";
 import type { Measurement, Suite } from "../suite.ts";
 
@@ -28,15 +29,7 @@ export const fsSuite: Suite = {
   async run({ runs, max = TREE_FILES, progress }) {
     await using host = await TestHost.start();
     const { dir } = host.world;
-    const probe = join(dir, "fs-probe");
-    await runOk([
-      "gcc",
-      "-O2",
-      "-static",
-      "-o",
-      probe,
-      fileURLToPath(new URL("../fs-probe.c", import.meta.url)),
-    ]);
+    const probe = await compileProbe("fs-probe", dir);
     const volume = join(dir, "volume");
     const collected = new Collected();
     const id = await host.runDetached(["sleep", "1000"], { runtime: CAISSON_RUNTIME });

@@ -36,7 +36,10 @@ export function chooseTarget(word: string, views: readonly SandboxView[]): Sandb
 
 function remedy(word: string, names: readonly Name[]): string {
   if (names.length === 0)
-    return "no sandbox of Caisson is on this host (is the pod on this node, and does it use the runtime caisson?)";
+    return (
+      "no sandbox of Caisson is on this host (is the pod on this node, and does it use the runtime caisson? " +
+      "Why one has ended is in containerd's log: journalctl -u containerd)"
+    );
   const near = nearest(
     word,
     names.map(({ text }) => text),

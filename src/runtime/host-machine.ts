@@ -5,9 +5,8 @@
 
 import { allOrAbort } from "../base/all-or-abort.ts";
 import { failPoint } from "../base/failpoint.ts";
-import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
-import type { Config, ResolvedPaths } from "../config/index.ts";
+import type { ResolvedPaths } from "../config/index.ts";
 import { checkVsockDaemon } from "../config/index.ts";
 import { loadSupervisor, superviseChild } from "../hypervisor/child-process.ts";
 import type { Accel } from "../hypervisor/hypervisor.ts";
@@ -19,7 +18,7 @@ import { rotatingFile } from "../persist/rotating-file.ts";
 import type { VsockTransport } from "../vsock/transport.ts";
 import { openVsockTransport } from "../vsock/transport.ts";
 import type { Helper, LaunchParts, MachineDeps, SharedFs, SharedFsDaemon, VsockEndpoint } from "./boot.ts";
-import { hostNetwork } from "./host-network.ts";
+import { type HostNetworkInit, hostNetwork } from "./host-network.ts";
 import type { MachineSize } from "./sizing.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -30,16 +29,11 @@ const CONSOLE_LIMIT_BYTES = 256 << 10;
 const SHARED_TAG = "caissonShared";
 const ROOTS_TAG = "caissonRoots";
 
-export interface HostMachineInit {
+export interface HostMachineInit extends HostNetworkInit {
   readonly name: string;
-  readonly config: Config;
   readonly paths: ResolvedPaths;
   readonly accel: Accel;
-  readonly size: MachineSize;
   readonly maxSize: MachineSize;
-  /** The pod's network namespace; undefined: a new one, whose interfaces come later. */
-  readonly netnsPath: string | undefined;
-  readonly log: Log;
 }
 
 export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineDeps {

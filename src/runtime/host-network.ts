@@ -3,13 +3,23 @@
  * being made, which mostly waits for the kernel; with the place there, and its journal, the wiring alone is left.
  */
 import { failPoint } from "../base/failpoint.ts";
+import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
+import type { Config } from "../config/index.ts";
 import type { NetUndoRecord, PodReservation } from "../resources/net/index.ts";
 import type { MachineDeps, MachineNetwork } from "./boot.ts";
-import type { HostMachineInit } from "./host-machine.ts";
+import type { MachineSize } from "./sizing.ts";
 import type { Workspace } from "./workspace.ts";
 
-export function hostNetwork(init: HostMachineInit): Pick<MachineDeps, "reserveNetwork" | "attachNetwork"> {
+export interface HostNetworkInit {
+  readonly config: Config;
+  readonly size: MachineSize;
+  /** The pod's network namespace; undefined: a new one, whose interfaces come later. */
+  readonly netnsPath: string | undefined;
+  readonly log: Log;
+}
+
+export function hostNetwork(init: HostNetworkInit): Pick<MachineDeps, "reserveNetwork" | "attachNetwork"> {
   let begun: Promise<PodReservation | undefined> | undefined;
   const take = async () => {
     const taken = begun;
@@ -32,7 +42,7 @@ function modules() {
 }
 
 /** @returns undefined where nothing can be planned ahead: a macvtap takes what was read away from the interface. */
-async function reserve(init: HostMachineInit): Promise<PodReservation | undefined> {
+async function reserve(init: HostNetworkInit): Promise<PodReservation | undefined> {
   const { internetworkingModel: model } = init.config.runtime;
   if (model === "none") return undefined;
   const [{ reservePodNetwork }] = await modules();
@@ -40,7 +50,7 @@ async function reserve(init: HostMachineInit): Promise<PodReservation | undefine
   return await reservePodNetwork(optionsOf(init, init.netnsPath));
 }
 
-function optionsOf({ config, size, log }: HostMachineInit, netnsPath: string) {
+function optionsOf({ config, size, log }: HostNetworkInit, netnsPath: string) {
   return {
     netnsPath,
     model: config.runtime.internetworkingModel,
@@ -51,7 +61,7 @@ function optionsOf({ config, size, log }: HostMachineInit, netnsPath: string) {
 }
 
 async function attachNetwork(
-  init: HostMachineInit,
+  init: HostNetworkInit,
   workspace: Workspace,
   signal: AbortSignal,
   reserved: PodReservation | undefined,
