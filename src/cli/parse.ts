@@ -110,9 +110,8 @@ function checkOperands(command: CommandDefinition, given: readonly string[]): vo
   if (given.length >= least && given.length <= most) return;
   const takes = synopsis(command).slice(command.name.length + 1);
   const expected = operands.length === 0 ? "takes no operands" : `takes ${takes}`;
-  throw new UsageError(
-    `${command.name} ${expected}; ${given.length === 0 ? "none were" : `${given.length} were`} given`,
-  );
+  const many = given.length === 0 ? "none were" : given.length === 1 ? "1 was" : `${given.length} were`;
+  throw new UsageError(`${command.name} ${expected}; ${many} given`);
 }
 
 function parse(command: CommandDefinition, args: readonly string[], options: ParseArgsConfig["options"]) {

@@ -44,7 +44,7 @@ for (const [argv, text] of [
   [["config", "shw"], /config takes one of paths, show, check, not "shw"/],
   [["list", "--jsn"], /list: Unknown option '--jsn'; did you mean --json\?/],
   [["exec"], /exec takes ID \[-- CMD\.\.\.\]; none were given/],
-  [["gc", "x"], /gc takes no operands; 1 were given/],
+  [["gc", "x"], /gc takes no operands; 1 was given/],
   [["logs", "a", "b"], /logs takes ID; 2 were given/],
   [["logs", "a", "--tail"], /--tail/],
 ] as const) {
