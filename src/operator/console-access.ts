@@ -22,7 +22,10 @@ export async function openAccess(word: string, host: OperatorHost): Promise<Cons
   if (status === undefined) {
     // Says why, in the words for each case.
     using _ = await connectControl(record);
-    throw new SandboxError("ERR_STATE", `the shim of sandbox ${record.id} does not answer: ${view.problem}`);
+    throw new SandboxError(
+      "ERR_STATE",
+      `the shim of sandbox ${record.id} does not answer: ${view.problem}; shim logs ${record.id} has what it said last`,
+    );
   }
   if (!status.consoleEnabled) {
     const files = status.configFiles.length === 0 ? "its configuration" : status.configFiles.join(", ");
