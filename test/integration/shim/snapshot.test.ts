@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import {
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -109,9 +110,14 @@ test("a program that Node can take no snapshot of is started without one, and an
   for (const path of [blob, `${blob}.key`, `${blob}.new`]) assert.ok(!existsSync(path), path);
 });
 
-test("the snapshot of the build is for this Node, and the server in it runs", async () => {
-  const blob = join(repositoryRoot, `dist/lib/${NAME}.snapshot`);
-  const { stdout: key } = await runOk([built.shim, "-snapshot-key", process.execPath]);
+test("a snapshot of the server is for the Node that took it, and the server in it runs", async () => {
+  const root = join(world.dir, "built");
+  for (const part of ["bin", "lib", "package.json"])
+    cpSync(join(repositoryRoot, "dist", part), join(root, part), { recursive: true });
+  await refresh(root, NAME);
+  const blob = join(root, `lib/${NAME}.snapshot`);
+  const launcher = join(root, "bin/containerd-shim-caisson-v2");
+  const { stdout: key } = await runOk([launcher, "-snapshot-key", process.execPath]);
   assert.equal(readFileSync(`${blob}.key`, "utf8"), key);
   // Its own message about a flag that it does not know: all of it is loaded.
   const argv = [process.execPath, ...CACHED[NAME].flags, "--snapshot-blob", blob, "x", "-none"];
