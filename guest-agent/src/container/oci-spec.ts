@@ -6,6 +6,7 @@
 import {
   cString,
   type Decoded,
+  decodeJson,
   flag,
   int64,
   integer,
@@ -13,7 +14,6 @@ import {
   mapOf,
   object,
   optional,
-  parseJson,
   text,
   uint32,
   withDefault,
@@ -169,21 +169,21 @@ const spec = object({
   hostname: withDefault(cString, ""),
   domainname: withDefault(cString, ""),
   mounts: list(mount),
-  linux: withDefault(linux, linux({}, "linux")),
+  linux: withDefault(linux, linux({})),
 });
 export type ContainerSpec = Decoded<typeof spec>;
 
 /** @throws ERR_SPEC naming the key that has the wrong shape. */
 export function decodeContainerSpec(json: string): ContainerSpec {
-  return spec(parseJson(json, "the OCI spec"), "");
+  return decodeJson(json, spec, "the OCI spec", "");
 }
 
 /** The `process` object of an exec. @throws ERR_SPEC */
 export function decodeProcessSpec(json: string): ProcessSpec {
-  return processSpec(parseJson(json, "the process of the exec"), "process");
+  return decodeJson(json, processSpec, "the process of the exec", "process");
 }
 
 /** A `linux.resources` object. @throws ERR_SPEC */
 export function decodeResources(json: string): ResourceSpec {
-  return resources(parseJson(json, "the resources"), "linux.resources");
+  return decodeJson(json, resources, "the resources", "linux.resources");
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { int64, parseJson } from "../../../guest-agent/src/container/decode.ts";
+import { exactIntegers, int64 } from "../../../guest-agent/src/container/decode.ts";
 import {
   decodeContainerSpec,
   decodeProcessSpec,
@@ -10,7 +10,7 @@ import {
 test("integers beyond 2^53 stay exact, strings are not touched", () => {
   const source =
     '{"a":18446744073709551615,"b":-9223372036854775808,"c":"12345678901234567890","d":1.5,"e":[1234567890123456]}';
-  assert.deepEqual(parseJson(source, "x"), {
+  assert.deepEqual(JSON.parse(exactIntegers(source)), {
     a: "18446744073709551615",
     b: "-9223372036854775808",
     c: "12345678901234567890",
@@ -18,14 +18,36 @@ test("integers beyond 2^53 stay exact, strings are not touched", () => {
     e: ["1234567890123456"],
   });
   const tricky = '{"k\\"1234567890123456789":"x\\\\","n":12345678901234567890}';
-  assert.deepEqual(parseJson(tricky, "x"), { 'k"1234567890123456789': "x\\", n: "12345678901234567890" });
+  assert.deepEqual(JSON.parse(exactIntegers(tricky)), {
+    'k"1234567890123456789': "x\\",
+    n: "12345678901234567890",
+  });
 });
 
 test("64-bit integers take both forms and nothing else", () => {
-  assert.equal(int64(5, "x"), 5n);
-  assert.equal(int64("18446744073709551615", "x"), 2n ** 64n - 1n);
+  assert.equal(int64(5), 5n);
+  assert.equal(int64("18446744073709551615"), 2n ** 64n - 1n);
   for (const bad of [1.5, "x", "", "18446744073709551616", null, {}, 2 ** 60]) {
-    assert.throws(() => int64(bad, "x"), /x in the OCI spec must be a 64-bit integer/);
+    assert.throws(() => int64(bad), /must be a 64-bit integer/);
+  }
+});
+
+test("a spec with one large integer is exact everywhere", () => {
+  const limit = (soft: string) => `{"type":"RLIMIT_CORE","soft":${soft},"hard":9007199254740993}`;
+  const { rlimits, env } = decodeProcessSpec(
+    `{"env":["N=12345678901234567890"],"rlimits":[${limit("18446744073709551615")},${limit("1234567890123456")}]}`,
+  );
+  assert.deepEqual(
+    rlimits.map(({ soft, hard }) => [soft, hard]),
+    [
+      [2n ** 64n - 1n, 9007199254740993n],
+      [1234567890123456n, 9007199254740993n],
+    ],
+  );
+  assert.deepEqual(env, ["N=12345678901234567890"]);
+  const error = /process\.rlimits\[0\]\.soft in the OCI spec must be a 64-bit integer/;
+  for (const bad of ["1e300", "18446744073709551616", "1.5"]) {
+    assert.throws(() => decodeProcessSpec(`{"rlimits":[${limit(bad)}]}`), error);
   }
 });
 
