@@ -3,7 +3,8 @@
 #
 #   debian.sh mirror              prints the address of the archive that this system's apt configuration names
 #   debian.sh install PACKAGE...  installs what is missing; removes and upgrades nothing
-#   debian.sh qemu TARGET SUITE   unpacks QEMU of SUITE into TARGET; the system's own stays as it is
+#   debian.sh tree TARGET SUITE PACKAGE...  unpacks packages of SUITE with all they depend on into TARGET, the C library
+#                                 among them; the system's own stay as they are
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -29,12 +30,22 @@ mirror() {
 
 install() { install_system_packages "$@"; }
 
-qemu() {
-  local target=$1
-  PRIVATE_SUITES=("$2")
+tree() {
+  local target=$1 suite=$2 dir="$CACHE/apt/tree.$$"
+  shift 2
+  PRIVATE_SUITES=("$suite")
   update_private_lists
-  download_debs "$CACHE/apt/qemu.$$" private_apt "${@:3}"
-  unpack_tree "$target" "$2 ${*:3}" "$CACHE/apt/qemu.$$"
+  # With no package installed apt names all that are needed.
+  : >"$CACHE/apt/no-status"
+  mapfile -t needed < <(private_apt apt-get -o "Dir::State::status=$CACHE/apt/no-status" -s \
+    --no-install-recommends install "$@" | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+  ((${#needed[@]} > 0)) || {
+    echo "$suite does not offer $* with all they depend on" >&2
+    return 1
+  }
+  echo "${#needed[@]} packages"
+  download_debs "$dir" private_apt "${needed[@]}"
+  unpack_tree "$target" "$suite $*" "$dir"
 }
 
 "$@"

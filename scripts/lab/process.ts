@@ -34,8 +34,10 @@ export function startQemu({ qemu, places, dir, record, beginning, detached }: Pr
   mkdirSync(sockets, { mode: 0o700 });
   const disk = diskFile(dir);
   const [below, format] = beginning === "saved" ? [places.snapshot.disk, "qcow2"] : [places.disk, "raw"];
-  execFileSync(qemu.image, ["create", "-q", "-f", "qcow2", "-b", below, "-F", format, disk]);
-  const args = hostArguments(qemu, {
+  const [image = "", ...imageArguments] = qemu.image;
+  const create = ["create", "-q", "-f", "qcow2", "-b", below, "-F", format, disk];
+  execFileSync(image, [...imageArguments, ...create]);
+  const args = hostArguments({
     places,
     disk,
     sockets,
@@ -57,7 +59,7 @@ function memoryOf(beginning: Beginning, places: Places, dir: string): Memory {
 /** @returns the pid. Unless `detached` it ends with this process, however that ends. */
 function spawnQemu(qemu: Qemu, args: readonly string[], log: string, detached: boolean): number {
   const fd = openSync(log, "w");
-  const argv = [...(detached ? [] : ENDS_WITH_US), qemu.system, ...args];
+  const argv = [...(detached ? [] : ENDS_WITH_US), ...qemu.system, ...args];
   try {
     const child = spawn(argv[0] ?? "", argv.slice(1), { stdio: ["ignore", fd, fd], detached });
     child.on("error", () => undefined); // the pid is then undefined

@@ -1,4 +1,4 @@
-/** QEMU 8 or later, whose emulator can run the KVM of a host inside it; and the command line of that host. */
+/** A QEMU whose emulator can run the KVM of a host inside it; and the command line of that host. */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
@@ -7,43 +7,58 @@ import { ownQemu, type Places, repositoryRoot } from "./places.ts";
 import { commandStep } from "./steps.ts";
 
 export interface Qemu {
-  readonly system: string;
-  readonly image: string;
-  /** -L options for firmware that lies beside an unpacked QEMU. */
-  readonly firmware: readonly string[];
+  /** Programs and their first arguments. */
+  readonly system: readonly string[];
+  readonly image: readonly string[];
+  /** What `system` runs. */
+  readonly file: string;
 }
 
-/** The oldest that has run it; 7.2 crashes the host. */
-const LEAST_MAJOR = 10;
+/**
+ * The oldest that is reliable: in 10.0.2 a guest of the host's KVM now and then got the host's own registers, and hung or
+ * destroyed the host's memory (docs/lab.md); 7.2 crashes the host at its first guest.
+ */
+const LEAST_VERSION = [10, 0, 13] as const;
 const MEMORY_MB = 4096;
-const SUITE = "bookworm-backports";
-const PACKAGES = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "qemu-utils", "seabios"];
+const SUITE = "trixie";
+const PACKAGES = ["qemu-system-x86", "qemu-utils", "seabios"];
 
-function isNewEnough(system: string): boolean {
+function isNewEnough(command: readonly string[]): boolean {
+  const [file = "", ...args] = command;
+  let text: string;
   try {
-    const text = execFileSync(system, ["--version"], {
+    text = execFileSync(file, [...args, "--version"], {
       encoding: "utf8",
       stdio: ["ignore", "pipe", "ignore"],
     });
-    return Number(/version (\d+)/.exec(text)?.[1]) >= LEAST_MAJOR;
   } catch {
     return false;
   }
+  const found = /version (\d+)\.(\d+)\.(\d+)/.exec(text)?.slice(1).map(Number) ?? [];
+  const differs = LEAST_VERSION.findIndex((least, index) => least !== found[index]);
+  return differs === -1 || (found[differs] ?? 0) > (LEAST_VERSION[differs] ?? 0);
 }
 
-/** The system's QEMU where it is new enough, else that of Debian 12's backports, unpacked below .cache. */
+/** The system's QEMU where it is new enough, else that of Debian 13 with its libraries, unpacked below .cache. */
 export async function provideQemu(): Promise<Qemu> {
-  const system = { system: "/usr/bin/qemu-system-x86_64", image: "/usr/bin/qemu-img", firmware: [] };
-  if (isNewEnough(system.system) && existsSync(system.image)) return system;
+  const file = "/usr/bin/qemu-system-x86_64";
+  const system: Qemu = { system: [file], image: ["/usr/bin/qemu-img"], file };
+  if (isNewEnough(system.system) && existsSync("/usr/bin/qemu-img")) return system;
+  const inTree = (path: string) => join(ownQemu, "usr", path);
+  // Its own loader and C library: this system's may be older.
+  const loader = [inTree("lib64/ld-linux-x86-64.so.2"), "--library-path", inTree("lib/x86_64-linux-gnu")];
   const own: Qemu = {
-    system: join(ownQemu, "usr/bin/qemu-system-x86_64"),
-    image: join(ownQemu, "usr/bin/qemu-img"),
-    firmware: ["-L", join(ownQemu, "usr/share/qemu"), "-L", join(ownQemu, "usr/share/seabios")],
+    system: [
+      ...loader,
+      inTree("bin/qemu-system-x86_64"),
+      ...["-L", inTree("share/qemu"), "-L", inTree("share/seabios")],
+    ],
+    image: [...loader, inTree("bin/qemu-img")],
+    file: inTree("bin/qemu-system-x86_64"),
   };
   if (!isNewEnough(own.system)) {
     const script = join(repositoryRoot, "scripts/lab/debian.sh");
-    const names = PACKAGES.map((name) => `${name}/${SUITE}`);
-    await commandStep(`QEMU of ${SUITE}`, ["bash", script, "qemu", ownQemu, SUITE, ...names]);
+    await commandStep(`QEMU of ${SUITE}`, ["bash", script, "tree", ownQemu, SUITE, ...PACKAGES]);
   }
   return own;
 }
@@ -65,7 +80,7 @@ export interface HostArguments {
 }
 
 /** The host emulated in software: AMD's virtualisation in it, two processors, no network but the way to its ssh. */
-export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
+export function hostArguments(init: HostArguments): string[] {
   const { places, disk, sockets, console, memory, incoming } = init;
   const ram = `id=ram,size=${MEMORY_MB}M`;
   const options = [
@@ -97,15 +112,15 @@ export function hostArguments(qemu: Qemu, init: HostArguments): string[] {
     ["-append", "console=ttyS0 quiet panic=1 root=/dev/vda rw net.ifnames=0"],
     ...(incoming ? [["-incoming", "defer"]] : []),
   ];
-  return [...qemu.firmware, ...options.flat()];
+  return options.flat();
 }
 
 /** What a saved state depends on: the emulator, its command line, the disk below it. */
 export function snapshotKey(qemu: Qemu, places: Places): string {
   const same = { disk: "", sockets: "", console: "", memory: { file: "", shared: false }, incoming: true };
   return createHash("sha256")
-    .update(readFileSync(qemu.system))
-    .update(JSON.stringify(hostArguments(qemu, { places, ...same })))
+    .update(readFileSync(qemu.file))
+    .update(JSON.stringify(hostArguments({ places, ...same })))
     .update(readFileSync(places.key))
     .digest("hex");
 }
