@@ -39,11 +39,12 @@ const LOCK_LIMIT_MS = 3_600_000;
 const NO_CONNECTION = 255;
 
 /** Runs a command that goes into the host. @throws when the host has ended meanwhile */
-function enter(machine: LabMachine, argv: readonly string[]): number {
+async function enter(machine: LabMachine, argv: readonly string[]): Promise<number> {
   const [file = "", ...args] = argv;
   const { status, error } = spawnSync(file, args, { stdio: "inherit" });
   if (error !== undefined) throw error;
-  if (status === NO_CONNECTION && !machine.running) throw new Error("the host has ended");
+  if (status === NO_CONNECTION && !machine.connected && (await machine.ended()))
+    throw new Error("the host has ended");
   return status ?? 1;
 }
 
@@ -119,20 +120,20 @@ async function main(): Promise<number> {
       if (args.length > 0 && !given) throw new Error("write: lab sh -- COMMAND");
       const interactive = args.length === 0 && process.stdin.isTTY === true;
       const machine = required();
-      return enter(machine, sshCommand(machine.ssh, args, interactive));
+      return await enter(machine, sshCommand(machine.ssh, args, interactive));
     }
     case "put": {
       const directory = args.pop();
       if (directory === undefined || args.length === 0) throw new Error("write: lab put FILE... DIR");
       const machine = required();
-      return enter(machine, putCommand(machine.ssh, args, directory));
+      return await enter(machine, putCommand(machine.ssh, args, directory));
     }
     case "get": {
       const [file, directory, ...more] = args;
       if (file === undefined || directory === undefined || more.length > 0)
         throw new Error("write: lab get FILE DIR");
       const machine = required();
-      return enter(machine, getCommand(machine.ssh, file, directory));
+      return await enter(machine, getCommand(machine.ssh, file, directory));
     }
     case "down":
       await running()?.stop();

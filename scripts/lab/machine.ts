@@ -1,5 +1,5 @@
 /** One running host of the lab: started from its disk or from a saved state, entered, saved, ended. */
-import { execFileSync, spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -23,7 +23,7 @@ import {
   type StartedRecord,
   writeRecord,
 } from "./record.ts";
-import { closeCommand, type SshTarget, sshCommand } from "./ssh.ts";
+import { controlCommand, type SshTarget, sshCommand } from "./ssh.ts";
 import { say, step } from "./steps.ts";
 
 /**
@@ -158,12 +158,19 @@ export class LabMachine {
   async stop(): Promise<void> {
     this.#closeSsh();
     if (this.running) process.kill(this.pid, "SIGKILL");
-    await this.#ended();
+    await this.ended();
     this.#remove();
   }
 
-  #ended(): Promise<void> {
-    return waitForProcessExit(this.pid, SOCKET_LIMIT_MS, () => this.running);
+  /** Whether there is a connection to share, which the first command makes and the host's end breaks. */
+  get connected(): boolean {
+    return this.#controlSsh("check");
+  }
+
+  /** Waits for QEMU's end, which takes a while after its connections have broken. @returns false when it goes on */
+  async ended(): Promise<boolean> {
+    await waitForProcessExit(this.pid, SOCKET_LIMIT_MS, () => this.running);
+    return !this.running;
   }
 
   #remove(): void {
@@ -232,17 +239,18 @@ export class LabMachine {
   async #quit(qmp: QmpClient): Promise<void> {
     await qmp.execute("quit").catch(() => undefined);
     await withDeadline(qmp.closed, SOCKET_LIMIT_MS, "ending the host");
-    await this.#ended();
+    await this.ended();
   }
 
   #closeSsh(): void {
-    if (!existsSync(join(this.#record.sockets, "ssh"))) return;
-    const [file = "", ...args] = closeCommand(this.ssh);
-    try {
-      execFileSync(file, args, { stdio: "ignore" });
-    } catch {
-      // It has ended with the host.
-    }
+    this.#controlSsh("exit");
+  }
+
+  /** @returns whether there was a connection */
+  #controlSsh(command: "check" | "exit"): boolean {
+    if (!existsSync(join(this.#record.sockets, "ssh"))) return false;
+    const [file = "", ...args] = controlCommand(this.ssh, command);
+    return spawnSync(file, args, { stdio: "ignore" }).status === 0;
   }
 
   #lastWords(): string {

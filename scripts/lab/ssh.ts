@@ -54,7 +54,7 @@ function copy(target: SshTarget): string[] {
   return ["scp", "-rp", ...options(target), "-P", String(target.port)];
 }
 
-/** Ends the shared connection. */
-export function closeCommand(target: SshTarget): string[] {
-  return ["ssh", ...options(target), "-p", String(target.port), "-O", "exit", "root@127.0.0.1"];
+/** Ends the shared connection, or looks whether it lives; the exit status is not 0 when there is none. */
+export function controlCommand(target: SshTarget, command: "check" | "exit"): string[] {
+  return ["ssh", ...options(target), "-p", String(target.port), "-O", command, "root@127.0.0.1"];
 }

@@ -162,7 +162,8 @@ test("shim list, exec and net show the sandbox", async () => {
 test("two more machines at the same time, each with a CID of its own", async () => {
   const names = ["a", "b"];
   const run = (name: string) => `${RUN} --detach --null-io ${LAB_IMAGE} ${name} sleep 100000`;
-  await host().shOk(`${names.map((name) => `${run(name)} & `).join("")} wait`);
+  const [a = "", b = ""] = names.map(run);
+  await host().shOk(`${a} & first=$!; ${b} && wait $first`);
   const commands = await host().shOk(
     "for p in $(pgrep qemu-system); do tr '\\0' '\\n' < /proc/$p/cmdline; done",
   );
