@@ -14,10 +14,7 @@ export interface Qemu {
   readonly file: string;
 }
 
-/**
- * The oldest that is reliable: in 10.0.2 a guest of the host's KVM now and then got the host's own registers, and hung or
- * destroyed the host's memory (docs/lab.md); 7.2 crashes the host at its first guest.
- */
+/** In 10.0.2 guests of the host's KVM hung more often (docs/lab.md); 7.2 crashes the host at its first guest. */
 const LEAST_VERSION = [10, 0, 13] as const;
 const MEMORY_MB = 4096;
 const SUITE = "trixie";
