@@ -10,7 +10,7 @@ import { addressOf, bridgeNetwork, CniPod } from "../../test/e2e/net/cni.ts";
 import { importBusybox } from "../../test/harness/images.ts";
 import { OtlpCollector } from "../../test/harness/otlp.ts";
 import { repositoryRoot } from "../../test/harness/paths.ts";
-import { describeResult, run, runOk } from "../../test/harness/run.ts";
+import { describeResult, type RunResult, run, runOk } from "../../test/harness/run.ts";
 import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
 import { startNetFloor } from "../net-floor.ts";
 import { subjectTable } from "../subject-table.ts";
@@ -166,7 +166,7 @@ async function probe(host: TestHost, args: string[]): Promise<number[]> {
 const IPERF_TRIES = 20;
 
 interface IperfReport {
-  /** Empty when the test did not begin. */
+  /** Empty when the test did not begin; absent when it told nothing. */
   readonly intervals?: readonly unknown[];
   readonly error?: string;
   readonly end: {
@@ -187,13 +187,19 @@ interface IperfReport {
 async function iperfReport(host: TestHost, argv: string[]): Promise<IperfReport> {
   for (let attempt = 1; ; attempt++) {
     const result = await run(host.world.enter(argv), { timeoutMs: 60_000 });
-    const report = JSON.parse(result.stdout) as IperfReport;
+    const report = iperfOutcome(result);
     if (report.error === undefined) return report;
     const text = `${argv.join(" ")}: ${report.error}`;
     if (attempt === IPERF_TRIES) throw new Error(text);
-    if ((report.intervals ?? []).length > 0) process.stderr.write(`bench: net: again: ${text}\n`);
+    if (report.intervals?.length !== 0) process.stderr.write(`bench: net: again: ${text}\n`);
     await sleep(100);
   }
+}
+
+/** One that never ends, which happened once, is killed and has written nothing. */
+function iperfOutcome(result: RunResult): IperfReport {
+  if (result.stdout === "") return { error: describeResult(result), end: {} };
+  return JSON.parse(result.stdout) as IperfReport;
 }
 
 /** What arrived, by the receiver's count. @throws when nothing did. */

@@ -212,7 +212,9 @@ function resources({ host, compareTest, sharedPod }: CriSuite): void {
       const { stats } = await host().cri.runtime.containerStats({ containerId: container.id });
       await container.remove();
       const memory = { memoryLimitInBytes: BigInt(48 * MIB), memorySwapLimitInBytes: BigInt(48 * MIB) };
-      const greedy = await pod.run({ command: ["tool", "allocate", "200"], resources: memory });
+      // runc's shim watches for OOM only from the start on, and misses that of a container which ends sooner.
+      const command = ["sh", "-c", "sleep 1; exec tool allocate 200"];
+      const greedy = await pod.run({ command, resources: memory });
       const { exitCode, reason } = await greedy.exited();
       await greedy.remove();
       return {
