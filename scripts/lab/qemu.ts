@@ -76,7 +76,10 @@ export interface HostArguments {
   readonly incoming: boolean;
 }
 
-/** The host emulated in software: AMD's virtualisation in it, two processors, no network but the way to its ssh. */
+/**
+ * The host emulated in software: AMD's virtualisation in it, no network but the way to its ssh. One processor: with two,
+ * guests that ran side by side went wrong (docs/lab.md, "Two processors").
+ */
 export function hostArguments(init: HostArguments): string[] {
   const { places, disk, sockets, console, memory, incoming } = init;
   const ram = `id=ram,size=${MEMORY_MB}M`;
@@ -84,7 +87,7 @@ export function hostArguments(init: HostArguments): string[] {
     ["-M", "q35"],
     ["-accel", "tcg,thread=multi"],
     ["-cpu", "max,+svm"],
-    ["-smp", "2"],
+    ["-smp", "1"],
     ["-m", String(MEMORY_MB)],
     ["-machine", "memory-backend=ram"],
     memory.file === undefined
