@@ -1,5 +1,5 @@
-// esbuild plugin: replaces protobuf-es' generated descriptors and its runtime by plain tables and
-// src/proto/messages.ts. The agent then parses no descriptor when it starts.
+// esbuild plugin: replaces protobuf-es' generated descriptors and its runtime by tables (explained in src/proto/messages.ts) and
+// native code. The agent then parses no descriptor when it starts.
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -8,6 +8,7 @@ import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const runtime = join(here, "src/proto/messages.ts");
+const envelopeCodec = join(here, "src/proto/envelope-codec.ts");
 
 /** Field types that messages.ts knows (FieldDescriptorProto.Type); ScalarType has the same numbers. */
 const supported = new Set([4, 5, 8, 9, 12, 13]);
@@ -45,22 +46,18 @@ function fieldRow(field, messages) {
   const rule = rules[field.fieldKind] ?? rules.single;
   if (field.proto3Optional === true || field.proto.proto3Optional) fail("optional");
   if (field.fieldKind === "map" && field.mapKey !== 9) fail("a map key that is no string");
-  if (kind === "message")
-    return [
-      field.number,
-      field.localName,
-      TYPE_MESSAGE,
-      rule,
-      indexOf(field.message, messages),
-      oneof(field),
-    ];
+  if (field.fieldKind === "map" && kind === "message") fail("a map of messages");
+  if (kind === "message") {
+    const index = indexOf(field.message, messages);
+    return [field.number, field.localName, TYPE_MESSAGE, rule, index, oneof(field)];
+  }
   if (rule === rules.list && field.scalar !== 9 && field.scalar !== 12) fail("a repeated number");
   const type = kind === "enum" ? TYPE_ENUM : field.scalar;
   if (kind !== "enum" && !supported.has(type)) fail(`type ${type}`);
   return [field.number, field.localName, type, rule, -1, oneof(field)];
 }
 
-const oneof = (field) => field.oneof?.localName ?? "";
+const oneof = (field) => field.oneof?.localName ?? "-";
 
 function indexOf(message, messages) {
   const index = messages.indexOf(message);
@@ -76,11 +73,12 @@ export async function tableModule(path) {
   const packageName = file.proto.package;
   const rows = messages.map((message) => [
     message.name,
-    JSON.stringify(message.fields.map((field) => fieldRow(field, messages))),
+    ...message.fields.flatMap((field) => fieldRow(field, messages)),
   ]);
+  const table = rows.map((row) => `${row.join(" ")}\n`).join("");
   const lines = [
     `import { schemas, service } from ${JSON.stringify(runtime)};`,
-    `const m = schemas(${JSON.stringify(packageName)}, ${JSON.stringify(rows)});`,
+    `const m = schemas(${JSON.stringify(packageName)}, ${JSON.stringify(table)});`,
   ];
   for (const [name, value] of Object.entries(exports)) {
     if (value?.kind === "message") lines.push(`export const ${name} = m[${messages.indexOf(value)}];`);
@@ -105,6 +103,7 @@ export function schemaPlugin() {
     name: "schema-tables",
     setup(builder) {
       builder.onResolve({ filter: /^@bufbuild\/protobuf$/ }, () => ({ path: runtime }));
+      builder.onResolve({ filter: /^\.\/envelope-codec\.ts$/ }, () => ({ path: envelopeCodec }));
       builder.onLoad({ filter: /\/src\/gen\/.*_pb\.ts$/ }, async ({ path }) => ({
         contents: await tableModule(path),
         loader: "js",

@@ -27,6 +27,18 @@ declare module "sys" {
   /** Frees unreachable cycles now. */
   export function collectGarbage(): void;
 
+  // ---- native/message_*.c: explained in src/proto/messages.ts ----
+  export interface MessageSchema {
+    readonly typeName: string;
+  }
+  type Message = Readonly<Record<string, unknown>>;
+  export function messageSchemas(packageName: string, table: string): MessageSchema[];
+  export function createMessage(schema: MessageSchema, init?: object): Message;
+  /** Behind `reserve` zero bytes, 16 at most. */
+  export function encodeMessage(schema: MessageSchema, message: object, reserve?: number): Uint8Array;
+  /** Byte fields are views of `bytes`. @throws RangeError */
+  export function decodeMessage(schema: MessageSchema, bytes: Uint8Array): Message;
+
   // ---- native/sys_file.c ----
   export const O_DIRECTORY: number;
   export const O_NOFOLLOW: number;

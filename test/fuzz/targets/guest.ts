@@ -1,11 +1,6 @@
 /** The guest agent's decoders, run by Node: what the host, the image and the guest's kernel tell it. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
 import { type DescMessage, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { build } from "esbuild";
 import { parseCommandLine } from "../../../guest-agent/src/boot/command-line.ts";
 import { parseModuleList } from "../../../guest-agent/src/boot/module-list.ts";
 import { capabilitySets } from "../../../guest-agent/src/container/capability-sets.ts";
@@ -22,70 +17,46 @@ import { planSeccomp } from "../../../guest-agent/src/container/seccomp-plan.ts"
 import { sysctlPath } from "../../../guest-agent/src/container/sysctl-path.ts";
 import { missingInterfaces, planNetwork } from "../../../guest-agent/src/net/plan.ts";
 import { countCpus, meminfoBytes } from "../../../guest-agent/src/proc-text.ts";
-import * as own from "../../../guest-agent/src/proto/messages.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
 import * as generated from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import type { Link } from "../../../src/netlink/link.ts";
 import { decodeMessages, encodeMessage } from "../../../src/netlink/message.ts";
+import { GuestError, GuestMessages } from "../../harness/guest-messages.ts";
 import { must, namedInput, shapeOf, type Target, textOf } from "../target.ts";
 
-const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
-
-/** The tables that the agent is built with. */
-async function loadTables(): Promise<ReadonlyMap<string, own.Schema>> {
-  const directory = mkdtempSync(join(tmpdir(), "caisson-tables-"));
-  try {
-    const plugin = pathToFileURL(here("../../../guest-agent/schema-plugin.mjs")).href;
-    const { schemaPlugin } = (await import(plugin)) as { schemaPlugin: () => never };
-    const outfile = join(directory, "tables.mjs");
-    await build({
-      entryPoints: [here("../../../src/gen/caisson/agent/v1/agent_pb.ts")],
-      outfile,
-      bundle: true,
-      format: "esm",
-      platform: "node",
-      plugins: [schemaPlugin()],
-    });
-    const loaded = (await import(pathToFileURL(outfile).href)) as Record<string, own.Schema>;
-    return new Map(Object.entries(loaded));
-  } finally {
-    rmSync(directory, { recursive: true, force: true });
-  }
-}
-
-let tables: ReadonlyMap<string, own.Schema> = new Map();
 const messages: readonly DescMessage[] = generated.file_caisson_agent_v1_agent.messages;
+
+let guest: GuestMessages | undefined;
 
 const protobuf: Target = {
   name: "guest-messages",
   about: "the agent's own protobuf decoder against protobuf-es; the first line names the message",
   format: "bytes",
   // Its callers turn whatever it throws into InvalidArgument (src/ttrpc/service.ts).
-  refuses: (error) =>
-    error instanceof Error && !(error instanceof assert.AssertionError) && isMalformed(error),
+  refuses: (error) => (error instanceof GuestError && error.name === "RangeError") || isMalformed(error),
   prepare: async () => {
-    tables = await loadTables();
+    guest = await GuestMessages.start();
   },
-  run(input) {
+  async run(input) {
     const { name, rest: bytes } = namedInput(
       input,
       messages.map((message) => message.name),
     );
     const message = messages.find((candidate) => candidate.name === name);
-    must(message !== undefined, "no message");
-    const schema = tables.get(`${message.name}Schema`);
-    must(schema !== undefined, `no table of ${message.name}`);
-    const decoded = own.fromBinary(schema, bytes);
+    must(message !== undefined && guest !== undefined, "no message");
+    const decoded = await guest.ask("decode", message.name, bytes);
     // protobuf-es does not look at wire types, so that the two are compared on what it has written itself.
     const theirs = fromBinary(message, bytes, { readUnknownFields: false });
-    const ours = own.toBinary(schema, own.fromBinary(schema, toBinary(message, theirs)));
-    assert.deepEqual(fromBinary(message, ours), theirs, `another ${message.name}`);
+    const ours = await guest.ask("decode", message.name, toBinary(message, theirs));
+    const encoded = (await guest.ask("encode", message.name, ours)) as Uint8Array;
+    assert.deepEqual(fromBinary(message, encoded), theirs, `another ${message.name}`);
     return `${message.name} ${shapeOf(decoded, 2)}`;
   },
 };
 
-/** What protobuf-es' reader throws for malformed bytes; ours throws the same errors. */
-function isMalformed(error: Error): boolean {
+/** What protobuf-es' reader throws for malformed bytes that ours takes: it is strict about UTF-8. */
+function isMalformed(error: unknown): boolean {
+  if (!(error instanceof Error) || error instanceof assert.AssertionError) return false;
   if (error instanceof RangeError) return !/call stack|array length|string length/i.test(error.message);
   return /^(premature EOF|invalid varint|illegal tag|cant skip|invalid end group|maximum recursion depth|invalid int|invalid uint|The encoded data was not valid)/.test(
     error.message,
