@@ -22,6 +22,8 @@ const READ_LIMIT = 65_536;
 const LINGER_MS = 1_000;
 const LINGER_BYTES = 1 << 20;
 
+const written = Promise.resolve();
+
 interface PendingWrite {
   bytes: Uint8Array;
   readonly resolve: () => void;
@@ -43,6 +45,10 @@ export class FdStream implements ByteStream {
   readonly #writes: PendingWrite[] = [];
   #fd: number;
   #reader: PendingRead | undefined;
+  /** Whether epoll watches for what comes in: it goes on between reads, until there is something that nobody waits for. */
+  #listening = false;
+  /** The last read took all there was: the next one waits to be told. */
+  #drained = false;
   #sendingEnded = false;
   #readEnded = false;
   #error: Error | undefined;
@@ -60,12 +66,21 @@ export class FdStream implements ByteStream {
   }
 
   write(bytes: Uint8Array): Promise<void> {
-    return new Promise((resolve, reject) => {
-      if (this.#fd < 0 || this.#sendingEnded) {
-        reject(this.#error ?? new SandboxError("ERR_UNAVAILABLE", "the connection is closed"));
-        return;
+    if (this.#fd < 0 || this.#sendingEnded) {
+      return Promise.reject(this.#error ?? new SandboxError("ERR_UNAVAILABLE", "the connection is closed"));
+    }
+    let rest = bytes;
+    if (this.#writes.length === 0) {
+      try {
+        rest = this.#writeSome(bytes);
+      } catch (error) {
+        this.destroy(error as Error);
+        return Promise.reject(error);
       }
-      this.#writes.push({ bytes, resolve, reject });
+      if (rest.length === 0) return written;
+    }
+    return new Promise((resolve, reject) => {
+      this.#writes.push({ bytes: rest, resolve, reject });
       if (this.#writes.length === 1) this.#flush();
     });
   }
@@ -93,7 +108,8 @@ export class FdStream implements ByteStream {
   #next(): Promise<IteratorResult<Uint8Array, undefined>> {
     return new Promise((resolve, reject) => {
       this.#reader = { resolve, reject };
-      this.#fill();
+      if (this.#drained && this.#fd >= 0 && !this.#readEnded) this.#setInterest();
+      else this.#fill();
     });
   }
 
@@ -119,6 +135,7 @@ export class FdStream implements ByteStream {
       return;
     }
     this.#reader = undefined;
+    this.#drained = count < READ_LIMIT;
     if (count === 0) {
       this.#readEnded = true;
       reader.resolve({ done: true, value: undefined });
@@ -129,18 +146,17 @@ export class FdStream implements ByteStream {
 
   #flush(): void {
     for (let head = this.#writes[0]; head !== undefined; head = this.#writes[0]) {
-      let written: number;
+      const before = head.bytes.length;
       try {
-        written = sys.write(this.#fd, head.bytes, 0, Math.min(head.bytes.length, WRITE_LIMIT));
+        head.bytes = this.#writeSome(head.bytes);
       } catch (error) {
         this.destroy(error as Error);
         return;
       }
-      if (written < 0) {
+      if (head.bytes.length === before && before > 0) {
         this.#setInterest();
         return;
       }
-      head.bytes = head.bytes.subarray(written);
       if (head.bytes.length > 0) continue;
       this.#writes.shift();
       head.resolve();
@@ -149,16 +165,27 @@ export class FdStream implements ByteStream {
     this.#setInterest();
   }
 
+  /** One call; what is left to write, all of it while the socket is full. */
+  #writeSome(bytes: Uint8Array): Uint8Array {
+    const count = sys.write(this.#fd, bytes, 0, Math.min(bytes.length, WRITE_LIMIT));
+    return count > 0 ? bytes.subarray(count) : bytes;
+  }
+
   #ready(events: number): void {
     // Errors and hang-ups show up in the read or write that they make fail.
     if (this.#writes.length > 0 && (events & ~EPOLLIN) !== 0) this.#flush();
-    if (this.#reader !== undefined && (events & ~EPOLLOUT) !== 0) this.#fill();
-    if (this.#fd >= 0) this.#setInterest();
+    if ((events & ~EPOLLOUT) !== 0) {
+      this.#drained = false;
+      if (this.#reader === undefined) this.#listening = false;
+      else this.#fill();
+    }
+    this.#setInterest();
   }
 
   #setInterest(): void {
     if (this.#fd < 0) return;
-    this.#watch.set((this.#reader === undefined ? 0 : EPOLLIN) | (this.#writes.length === 0 ? 0 : EPOLLOUT));
+    if (this.#reader !== undefined) this.#listening = true;
+    this.#watch.set((this.#listening ? EPOLLIN : 0) | (this.#writes.length === 0 ? 0 : EPOLLOUT));
   }
 
   #shutdownSending(): void {

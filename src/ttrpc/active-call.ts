@@ -1,7 +1,7 @@
 /** One call in progress on the answering side: its deadline, its abort signal and its one answer. Portable. */
 import { SandboxError } from "../base/errors.ts";
 import { MAX_TIMER_MS } from "./client.ts";
-import { encodeResponseFrame, type RequestEnvelope } from "./envelope.ts";
+import { encodeResponseFrame, type Metadata, type RequestEnvelope } from "./envelope.ts";
 import { statusOf } from "./errors.ts";
 import type { CallContext } from "./service.ts";
 
@@ -12,38 +12,59 @@ export function errorFrame(streamId: number, error: unknown): Uint8Array {
   return encodeResponseFrame(streamId, { status: statusOf(error), payload: noBytes });
 }
 
-export class ActiveCall {
-  readonly name: string;
+/** "service/method". */
+export const nameOf = ({ service, method }: Pick<RequestEnvelope, "service" | "method">): string =>
+  `${service}/${method}`;
+
+export class ActiveCall implements CallContext {
   readonly requestBytes: number;
-  readonly context: CallContext;
+  readonly service: string;
+  readonly method: string;
+  readonly metadata: Metadata;
+  readonly deadline: number | undefined;
+  traceId?: string;
   readonly #streamId: number;
   readonly #send: (frame: Uint8Array) => void;
-  readonly #controller = new AbortController();
+  /** Made when somebody asks for the signal, which few handlers do. */
+  #controller: AbortController | undefined;
+  #abortedBy: SandboxError | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #answered = false;
 
-  /** @param send called at most once, with the response frame. */
+  /**
+   * @param startedAt milliseconds since the epoch.
+   * @param send called at most once, with the response frame.
+   */
   constructor(
     streamId: number,
     request: RequestEnvelope,
     requestBytes: number,
+    startedAt: number,
     send: (frame: Uint8Array) => void,
   ) {
-    this.name = `${request.service}/${request.method}`;
     this.requestBytes = requestBytes;
+    this.service = request.service;
+    this.method = request.method;
+    this.metadata = request.metadata;
     this.#streamId = streamId;
     this.#send = send;
-    this.context = {
-      service: request.service,
-      method: request.method,
-      metadata: request.metadata,
-      signal: this.#controller.signal,
-      deadline: this.#armDeadline(request.timeoutNano),
-    };
+    this.deadline = this.#armDeadline(request.timeoutNano, startedAt);
+  }
+
+  get name(): string {
+    return nameOf(this);
   }
 
   get answered(): boolean {
     return this.#answered;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#abortedBy !== undefined) this.#controller.abort(this.#abortedBy);
+    }
+    return this.#controller.signal;
   }
 
   /** Answers with an output message. @throws SandboxError ERR_FRAME_TOO_LARGE; the call is then still unanswered. */
@@ -60,14 +81,14 @@ export class ActiveCall {
   abandon(error: SandboxError): void {
     // The answer goes first: a handler that reacts to the signal may throw something that says less.
     this.fail(error);
-    this.#controller.abort(error);
+    this.#abort(error);
   }
 
   /** As abandon(), when nobody is there to answer to. */
   disconnect(error: SandboxError): void {
     this.#answered = true;
     this.settled();
-    this.#controller.abort(error);
+    this.#abort(error);
   }
 
   /** Lets the deadline's timer go; to be called when the handler has settled. */
@@ -76,13 +97,18 @@ export class ActiveCall {
     this.#timer = undefined;
   }
 
+  #abort(error: SandboxError): void {
+    this.#abortedBy ??= error;
+    this.#controller?.abort(this.#abortedBy);
+  }
+
   #answer(frame: Uint8Array): void {
     this.#answered = true;
     this.#send(frame);
   }
 
   /** @returns the deadline in milliseconds since the epoch; undefined without one. */
-  #armDeadline(timeoutNano: bigint): number | undefined {
+  #armDeadline(timeoutNano: bigint, startedAt: number): number | undefined {
     if (timeoutNano === 0n) return undefined;
     const limitMs = Math.max(0, Number(timeoutNano) / 1e6);
     if (limitMs <= MAX_TIMER_MS) {
@@ -92,6 +118,6 @@ export class ActiveCall {
         );
       this.#timer = setTimeout(expire, limitMs);
     }
-    return Date.now() + limitMs;
+    return startedAt + limitMs;
   }
 }

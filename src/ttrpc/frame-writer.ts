@@ -67,6 +67,10 @@ export class FrameWriter {
 
   #nextBatch(): Uint8Array {
     const first = this.#queue[0] ?? new Uint8Array(0);
+    if (this.#queue.length === 1) {
+      this.#queue = [];
+      return first;
+    }
     let count = 1;
     let length = first.length;
     for (let next = this.#queue[count]; next !== undefined; next = this.#queue[count]) {

@@ -36,22 +36,33 @@ export interface FrameHeader {
 
 /** Writes a frame header at the start of `target`, which holds at least HEADER_LENGTH bytes. */
 export function writeHeader(target: Uint8Array, header: FrameHeader): void {
-  const view = new DataView(target.buffer, target.byteOffset, HEADER_LENGTH);
-  view.setUint32(0, header.length);
-  view.setUint32(4, header.streamId);
-  view.setUint8(8, header.type);
-  view.setUint8(9, header.flags);
+  writeUint32(target, 0, header.length);
+  writeUint32(target, 4, header.streamId);
+  target[8] = header.type;
+  target[9] = header.flags;
 }
 
-/** The header at the start of `source`, which holds at least HEADER_LENGTH bytes. Every bit pattern is a header. */
-export function readHeader(source: Uint8Array): FrameHeader {
-  const view = new DataView(source.buffer, source.byteOffset, HEADER_LENGTH);
+/** The header at `offset`, with at least HEADER_LENGTH bytes behind it. Every bit pattern is a header. */
+export function readHeader(source: Uint8Array, offset = 0): FrameHeader {
   return {
-    length: view.getUint32(0),
-    streamId: view.getUint32(4),
-    type: view.getUint8(8),
-    flags: view.getUint8(9),
+    length: readUint32(source, offset),
+    streamId: readUint32(source, offset + 4),
+    type: source[offset + 8] ?? 0,
+    flags: source[offset + 9] ?? 0,
   };
+}
+
+// Without a DataView, which costs more than the bytes do where there is no compiler (QuickJS).
+function writeUint32(target: Uint8Array, offset: number, value: number): void {
+  target[offset] = value >>> 24;
+  target[offset + 1] = value >>> 16;
+  target[offset + 2] = value >>> 8;
+  target[offset + 3] = value;
+}
+
+function readUint32(source: Uint8Array, offset: number): number {
+  const high = ((source[offset] ?? 0) << 24) | ((source[offset + 1] ?? 0) << 16);
+  return (high | ((source[offset + 2] ?? 0) << 8) | (source[offset + 3] ?? 0)) >>> 0;
 }
 
 export interface FrameSink {
@@ -112,12 +123,21 @@ export class FrameDecoder {
   }
 
   #takeHeader(chunk: Uint8Array, offset: number): number {
+    if (this.#headerFilled === 0 && chunk.length - offset >= HEADER_LENGTH) {
+      this.#begin(readHeader(chunk, offset));
+      return offset + HEADER_LENGTH;
+    }
     const taken = Math.min(HEADER_LENGTH - this.#headerFilled, chunk.length - offset);
     this.#headerBytes.set(chunk.subarray(offset, offset + taken), this.#headerFilled);
     this.#headerFilled += taken;
-    if (this.#headerFilled < HEADER_LENGTH) return offset + taken;
-    this.#headerFilled = 0;
-    const header = readHeader(this.#headerBytes);
+    if (this.#headerFilled === HEADER_LENGTH) {
+      this.#headerFilled = 0;
+      this.#begin(readHeader(this.#headerBytes));
+    }
+    return offset + taken;
+  }
+
+  #begin(header: FrameHeader): void {
     if (header.length > this.#maxDataLength) {
       this.#bytesToSkip = header.length;
       this.#sink.onOversize(header);
@@ -126,7 +146,6 @@ export class FrameDecoder {
     } else {
       this.#header = header;
     }
-    return offset + taken;
   }
 
   #takeData(header: FrameHeader, chunk: Uint8Array, offset: number): number {

@@ -11,7 +11,7 @@ import type { ByteStream } from "../base/byte-stream.ts";
 import { describeError, type ErrorCode, primaryError, SandboxError, Status } from "../base/errors.ts";
 import { type Log, silentLog } from "../base/log.ts";
 import { logField } from "../base/log-fields.ts";
-import { ActiveCall, errorFrame } from "./active-call.ts";
+import { ActiveCall, errorFrame, nameOf } from "./active-call.ts";
 import { decodeRequest, type RequestEnvelope } from "./envelope.ts";
 import { FrameDecoder, FrameFlag, type FrameHeader, FrameType, MAX_DATA_LENGTH } from "./frame.ts";
 import { FrameWriter } from "./frame-writer.ts";
@@ -130,7 +130,8 @@ export class ServerConnection {
     try {
       for await (const chunk of this.#stream.readable) {
         decoder.push(chunk);
-        await this.#writer.belowBytes(this.#limits.maxUnsentBytes);
+        const { maxUnsentBytes } = this.#limits;
+        if (this.#writer.queuedBytes > maxUnsentBytes) await this.#writer.belowBytes(maxUnsentBytes);
         if (this.#over) return;
       }
       decoder.end();
@@ -210,19 +211,27 @@ export class ServerConnection {
       this.#writer.send(errorFrame(streamId, error));
       return;
     }
-    const name = `${request.service}/${request.method}`;
     const service = this.#services.get(request.service);
     const handler = service?.methods.get(request.method);
     if (service === undefined) {
       this.#refuse(streamId, "ERR_UNIMPLEMENTED", `service ${request.service} is not served here`);
     } else if (handler === undefined) {
-      this.#refuse(streamId, "ERR_UNIMPLEMENTED", `method ${name} is not implemented`);
+      this.#refuse(streamId, "ERR_UNIMPLEMENTED", `method ${nameOf(request)} is not implemented`);
     } else if ((header.flags & FrameFlag.RemoteOpen) !== 0) {
-      this.#refuse(streamId, "ERR_UNIMPLEMENTED", `${name} is unary; streaming calls are not supported`);
+      this.#refuse(
+        streamId,
+        "ERR_UNIMPLEMENTED",
+        `${nameOf(request)} is unary; streaming calls are not supported`,
+      );
     } else if (this.#draining) {
-      this.#refuse(streamId, "ERR_UNAVAILABLE", `${name} was refused: the server is shutting down`);
+      this.#refuse(
+        streamId,
+        "ERR_UNAVAILABLE",
+        `${nameOf(request)} was refused: the server is shutting down`,
+      );
     } else if (!this.#hasRoom(data.length)) {
-      const text = `${name} was refused: ${this.#calls.size} calls with ${this.#requestBytes} bytes are in progress`;
+      const busy = `${this.#calls.size} calls with ${this.#requestBytes} bytes are in progress`;
+      const text = `${nameOf(request)} was refused: ${busy}`;
       this.#refuse(streamId, "ERR_EXHAUSTED", text);
     } else {
       void this.#run(streamId, request, handler, data.length);
@@ -244,22 +253,15 @@ export class ServerConnection {
     handler: MethodHandler,
     requestBytes: number,
   ): Promise<void> {
-    const call = new ActiveCall(streamId, request, requestBytes, (frame) => this.#send(frame));
+    const startedAt = Date.now();
+    const call = new ActiveCall(streamId, request, requestBytes, startedAt, (frame) => this.#send(frame));
     this.#calls.set(streamId, call);
     this.#requestBytes += requestBytes;
-    const startedAt = Date.now();
     try {
-      call.succeed(await handler(request.payload, call.context));
-      this.#log.debug(
-        {
-          [logField.operation]: call.name,
-          [logField.durationMs]: Date.now() - startedAt,
-          ...traceField(call),
-        },
-        "call served",
-      );
+      call.succeed(await handler(request.payload, call));
+      this.#log.debug(callFields(call, startedAt), "call served");
     } catch (error) {
-      this.#logFailure(call, Date.now() - startedAt, error);
+      this.#logFailure(call, startedAt, error);
       call.fail(error);
     } finally {
       call.settled();
@@ -270,7 +272,7 @@ export class ServerConnection {
 
   #send(frame: Uint8Array): void {
     this.#writer.send(frame);
-    for (const wake of this.#answerWaiters.splice(0)) wake();
+    if (this.#answerWaiters.length > 0) for (const wake of this.#answerWaiters.splice(0)) wake();
   }
 
   /** Answers a request that no handler will see. */
@@ -279,13 +281,11 @@ export class ServerConnection {
     this.#writer.send(errorFrame(streamId, new SandboxError(code, message)));
   }
 
-  #logFailure(call: ActiveCall, durationMs: number, error: unknown): void {
+  #logFailure(call: ActiveCall, startedAt: number, error: unknown): void {
     const primary = primaryError(error);
     const fields = {
       ...(primary instanceof SandboxError ? { ...primary.fields, [logField.code]: primary.code } : {}),
-      [logField.operation]: call.name,
-      [logField.durationMs]: durationMs,
-      ...traceField(call),
+      ...callFields(call, startedAt),
       [logField.error]: describeError(error),
     };
     const status = primary instanceof SandboxError ? primary.status : Status.Internal;
@@ -313,5 +313,11 @@ export class ServerConnection {
 }
 
 /** The handler's own span is over when its call is logged. */
-const traceField = ({ context: { traceId } }: ActiveCall) =>
-  traceId === undefined ? {} : { [logField.trace]: traceId };
+function callFields({ name, traceId }: ActiveCall, startedAt: number): Record<string, unknown> {
+  const fields: Record<string, unknown> = {
+    [logField.operation]: name,
+    [logField.durationMs]: Date.now() - startedAt,
+  };
+  if (traceId !== undefined) fields[logField.trace] = traceId;
+  return fields;
+}

@@ -159,6 +159,23 @@ describe("server connection", () => {
     connection.close();
   });
 
+  it("aborts a signal that the handler asks for after the deadline has passed", async () => {
+    const reason = deferred<unknown>();
+    const { peer, connection } = serve({
+      M: async (_, context) => {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        reason.resolve(context.signal.aborted ? context.signal.reason : undefined);
+        return noBytes;
+      },
+    });
+    await peer.stream.write(
+      encodeRequestFrame(1, 0, { service: "S", method: "M", payload: noBytes, timeoutNano: 1_000_000n }),
+    );
+    assert.equal((await nextAnswer(peer)).code, Status.DeadlineExceeded);
+    assert.equal(((await reason.promise) as SandboxError).code, "ERR_DEADLINE");
+    connection.close();
+  });
+
   it("expires at once a call whose deadline had passed when it was sent", async () => {
     const { peer, connection } = serve({ M: (_, { signal }) => aborted(signal).then(() => noBytes) });
     await peer.stream.write(
