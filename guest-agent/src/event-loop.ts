@@ -65,17 +65,20 @@ export class EventLoop {
 
   setTimer(delayMs: number, run: () => void): Timer {
     const timer: Timer = { dueMs: this.now() + Math.max(0, delayMs), run, active: true };
-    let at = this.#timers.length;
-    while (at > 0 && (this.#timers[at - 1]?.dueMs ?? 0) > timer.dueMs) at--;
-    this.#timers.splice(at, 0, timer);
+    const timers = this.#timers;
+    let at = timers.length;
+    while (at > 0 && (timers[at - 1]?.dueMs ?? 0) > timer.dueMs) at--;
+    if (at === timers.length) timers.push(timer);
+    else timers.splice(at, 0, timer);
     return timer;
   }
 
   clearTimer(timer: Timer): void {
     if (!timer.active) return;
     timer.active = false;
-    const at = this.#timers.indexOf(timer);
-    if (at >= 0) this.#timers.splice(at, 1);
+    const at = this.#timers.lastIndexOf(timer);
+    if (at === this.#timers.length - 1) this.#timers.pop();
+    else if (at >= 0) this.#timers.splice(at, 1);
   }
 
   /** Blocks the signals and calls `callback(signal)` for each that arrives (several may be merged into one). */
@@ -93,7 +96,7 @@ export class EventLoop {
       const events = this.#ready[2 * i] ?? 0;
       // A callback before this one may have closed the watch.
       const watch = this.#watches.get(this.#ready[2 * i + 1] ?? 0);
-      if (watch !== undefined) this.#call(() => watch.callback(events));
+      if (watch !== undefined) this.#call(watch.callback, events);
     }
     this.#runTimers();
   }
@@ -106,17 +109,18 @@ export class EventLoop {
   #runTimers(): void {
     if (this.#timers.length === 0) return;
     const now = this.now();
+    if ((this.#timers[0]?.dueMs ?? 0) > now) return;
     const due = this.#timers.findIndex((timer) => timer.dueMs > now);
     for (const timer of this.#timers.splice(0, due < 0 ? this.#timers.length : due)) {
       if (!timer.active) continue;
       timer.active = false;
-      this.#call(timer.run);
+      this.#call(timer.run, 0);
     }
   }
 
-  #call(callback: () => void): void {
+  #call(callback: (events: number) => void, events: number): void {
     try {
-      callback();
+      callback(events);
     } catch (error) {
       this.#report(error);
     }

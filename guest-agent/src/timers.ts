@@ -4,8 +4,7 @@ import type { EventLoop, Timer } from "./event-loop.ts";
 /** Defines the two globals. */
 export function installTimers(loop: EventLoop): void {
   const target = globalThis as Record<string, unknown>;
-  target.setTimeout = (run: (...values: unknown[]) => void, delayMs = 0, ...values: unknown[]): Timer =>
-    loop.setTimer(delayMs, values.length === 0 ? run : () => run(...values));
+  target.setTimeout = (run: () => void, delayMs = 0): Timer => loop.setTimer(delayMs, run);
   target.clearTimeout = (timer?: Timer): void => {
     if (timer !== undefined) loop.clearTimer(timer);
   };

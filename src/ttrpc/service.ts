@@ -86,7 +86,7 @@ export function serviceHandlers<S extends DescService>(
       | undefined;
     if (handler === undefined || method.methodKind !== "unary") continue;
     methods.set(method.name, async (payload, context) => {
-      const request = decodeInput(method.input, payload, `${name}/${method.name}`);
+      const request = decodeInput(method.input, payload, name, method.name);
       const response = await handler.call(handlers, request, context);
       return toBinary(method.output, create(method.output, response));
     });
@@ -126,12 +126,16 @@ export function createClient<S extends DescService>(
   return calls as Client<S>;
 }
 
-function decodeInput<I extends DescMessage>(input: I, payload: Uint8Array, name: string): MessageShape<I> {
+function decodeInput<I extends DescMessage>(
+  input: I,
+  payload: Uint8Array,
+  service: string,
+  method: string,
+): MessageShape<I> {
   try {
     return fromBinary(input, payload);
   } catch (error) {
-    throw new SandboxError("ERR_INVALID_ARGUMENT", `the request to ${name} is not a ${input.typeName}`, {
-      cause: error,
-    });
+    const message = `the request to ${service}/${method} is not a ${input.typeName}`;
+    throw new SandboxError("ERR_INVALID_ARGUMENT", message, { cause: error });
   }
 }

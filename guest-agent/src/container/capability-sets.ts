@@ -8,21 +8,12 @@ const NAMES = (
   "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE " +
   "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 ).split(" ");
-
-/** By the name that a spec has; the prefix is wont to be there, not required. */
-const BITS: ReadonlyMap<string, bigint> = new Map(
-  NAMES.flatMap((name, number) => {
-    const bit = 1n << BigInt(number);
-    return [
-      [`CAP_${name}`, bit],
-      [name, bit],
-    ] as const;
-  }),
-);
+/** Wont to be there in a spec, not required. */
+const PREFIX = "CAP_";
 
 /** The names, as a spec has them, of the capabilities in a set. */
 export const capabilityNames = (set: bigint): readonly string[] =>
-  NAMES.filter((_, number) => has(set, number)).map((name) => `CAP_${name}`);
+  NAMES.filter((_, number) => has(set, number)).map((name) => PREFIX + name);
 
 /** Bit n is capability n. */
 export interface CapabilitySets {
@@ -50,9 +41,27 @@ export function capabilitySets(spec: CapabilitySpec | undefined): CapabilitySets
   };
 }
 
+/** By the names with a NUL, which none has, between them: the sets of a process are mostly the same, and the next one's too. */
+const masks = new Map<string, bigint>();
+const MAX_MASKS = 16;
+
 function mask(names: readonly string[]): bigint {
+  if (names.length === 0) return 0n;
+  const key = names.join("\0");
+  const known = masks.get(key);
+  if (known !== undefined) return known;
+  if (masks.size === MAX_MASKS) masks.clear();
+  const bits = bitsOf(names);
+  masks.set(key, bits);
+  return bits;
+}
+
+function bitsOf(names: readonly string[]): bigint {
   let bits = 0n;
-  for (const name of names) bits |= BITS.get(name) ?? 0n;
+  for (const name of names) {
+    const number = NAMES.indexOf(name.startsWith(PREFIX) ? name.slice(PREFIX.length) : name);
+    if (number >= 0) bits |= 1n << BigInt(number);
+  }
   return bits;
 }
 

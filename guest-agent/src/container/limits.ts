@@ -7,16 +7,12 @@ const RESOURCES =
   "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split(
     " ",
   );
+const PREFIX = "RLIMIT_";
 
-const NUMBERS: ReadonlyMap<string, number> = new Map(
-  RESOURCES.flatMap((name, number) => [[`RLIMIT_${name}`, number] as const, [name, number] as const]),
-);
-
-/** The number of "RLIMIT_NOFILE". @throws ERR_SPEC */
+/** The number of "RLIMIT_NOFILE" or "NOFILE". @throws ERR_SPEC */
 export function rlimitNumber(type: string): number {
-  const number = NUMBERS.get(type);
-  if (number === undefined)
-    throw new SandboxError("ERR_SPEC", `process.rlimits: "${type}" is not a resource limit`);
+  const number = RESOURCES.indexOf(type.startsWith(PREFIX) ? type.slice(PREFIX.length) : type);
+  if (number < 0) throw new SandboxError("ERR_SPEC", `process.rlimits: "${type}" is not a resource limit`);
   return number;
 }
 

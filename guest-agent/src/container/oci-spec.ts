@@ -5,6 +5,7 @@
  */
 import {
   cString,
+  cStrings,
   type Decoded,
   decodeJson,
   flag,
@@ -15,6 +16,7 @@ import {
   object,
   optional,
   text,
+  texts,
   uint32,
   withDefault,
 } from "./decode.ts";
@@ -27,11 +29,11 @@ const user = object({
 });
 
 const capabilities = object({
-  bounding: list(text),
-  effective: list(text),
-  permitted: list(text),
-  inheritable: list(text),
-  ambient: list(text),
+  bounding: cStrings,
+  effective: cStrings,
+  permitted: cStrings,
+  inheritable: cStrings,
+  ambient: cStrings,
 });
 export type CapabilitySpec = Decoded<typeof capabilities>;
 
@@ -42,7 +44,7 @@ const scheduler = object({
   policy: text,
   nice: withDefault(integer, 0),
   priority: withDefault(integer, 0),
-  flags: list(text),
+  flags: texts,
   runtime: withDefault(int64, 0n),
   deadline: withDefault(int64, 0n),
   period: withDefault(int64, 0n),
@@ -56,8 +58,8 @@ const processSpec = object({
   terminal: withDefault(flag, false),
   consoleSize: optional(object({ height: uint32, width: uint32 })),
   user: withDefault(user, { uid: 0, gid: 0, umask: undefined, additionalGids: [] }),
-  args: list(cString),
-  env: list(cString),
+  args: cStrings,
+  env: cStrings,
   cwd: withDefault(cString, "/"),
   capabilities: optional(capabilities),
   rlimits: list(rlimit),
@@ -74,7 +76,7 @@ const mount = object({
   destination: cString,
   type: withDefault(cString, ""),
   source: withDefault(cString, ""),
-  options: list(cString),
+  options: cStrings,
 });
 export type MountSpec = Decoded<typeof mount>;
 
@@ -141,11 +143,11 @@ export type SeccompArgument = Decoded<typeof seccompArgument>;
 const seccomp = object({
   defaultAction: text,
   defaultErrnoRet: optional(uint32),
-  architectures: list(text),
-  flags: list(text),
+  architectures: texts,
+  flags: texts,
   listenerPath: withDefault(text, ""),
   syscalls: list(
-    object({ names: list(text), action: text, errnoRet: optional(uint32), args: list(seccompArgument) }),
+    object({ names: texts, action: text, errnoRet: optional(uint32), args: list(seccompArgument) }),
   ),
 });
 export type SeccompSpec = Decoded<typeof seccomp>;
@@ -157,9 +159,9 @@ const linux = object({
   rootfsPropagation: withDefault(text, ""),
   seccomp: optional(seccomp),
   sysctl: mapOf(cString),
-  maskedPaths: list(cString),
-  readonlyPaths: list(cString),
-  personality: optional(object({ domain: text, flags: list(text) })),
+  maskedPaths: cStrings,
+  readonlyPaths: cStrings,
+  personality: optional(object({ domain: text, flags: texts })),
 });
 export type LinuxSpec = Decoded<typeof linux>;
 

@@ -23,6 +23,18 @@ test("capability names become bits, with or without prefix; unknown ones are lef
   assert.equal(sets.permitted, 1n << 21n);
   assert.equal(sets.ambient, 1n << 39n);
   assert.equal(capabilitySets(undefined).bounding, 0n);
+  const pair = ["CAP_KILL", "CAP_CHOWN"];
+  const joined = {
+    bounding: ["CAP_KILL CAP_CHOWN"],
+    effective: pair,
+    permitted: [],
+    inheritable: [],
+    ambient: pair,
+  };
+  for (let i = 0; i < 2; i++) {
+    const { bounding, effective, ambient } = capabilitySets(joined);
+    assert.deepEqual([bounding, effective, ambient], [0n, 0b100001n, 0b100001n]);
+  }
 });
 
 test("sysctl keys take dots or slashes, and stay below /proc/sys", () => {

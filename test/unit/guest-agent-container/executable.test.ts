@@ -44,4 +44,6 @@ test("an unknown reason is the errno's own name", () => {
 test("the last value of a variable counts", () => {
   assert.equal(environmentValue(["A=1", "AB=2", "A=3=4"], "A"), "3=4");
   assert.equal(environmentValue(["AB=2"], "A"), undefined);
+  assert.equal(environmentValue(["A=1", "A=", "B=x\nA=2"], "A"), "");
+  assert.equal(environmentValue([], "A"), undefined);
 });
