@@ -115,7 +115,7 @@ export function attrPlainNest(type: number, ...children: readonly Uint8Array[]):
 }
 
 /** Attributes of one level: type to value bytes (views into the message). A repeated type keeps the last value. */
-export type Attributes = ReadonlyMap<number, Uint8Array>;
+export type Attributes = Pick<ReadonlyMap<number, Uint8Array>, "get" | "has">;
 
 /** Every attribute in order, for lists whose types repeat. Stops at the first malformed header. */
 export function listAttributes(bytes: Uint8Array, offset = 0): { type: number; value: Uint8Array }[] {
@@ -134,11 +134,35 @@ export function listAttributes(bytes: Uint8Array, offset = 0): { type: number; v
   return out;
 }
 
-export function parseAttributes(bytes: Uint8Array, offset = 0): Attributes {
-  const map = new Map<number, Uint8Array>();
-  for (const { type, value } of listAttributes(bytes, offset)) map.set(type, value);
-  return map;
+/** Where the values are: a link has some fifty attributes, of which a reader wants ten. */
+class Places implements Attributes {
+  readonly #bytes: Uint8Array;
+  /** Type to the offset of the header. */
+  readonly #headers = new Map<number, number>();
+
+  constructor(bytes: Uint8Array, offset: number) {
+    this.#bytes = bytes;
+    for (let at = offset; at + HEADER <= bytes.length; ) {
+      const length = u16(bytes, at);
+      if (length < HEADER || at + length > bytes.length) break;
+      this.#headers.set(u16(bytes, at + 2) & NLA_TYPE_MASK, at);
+      at += align4(length);
+    }
+  }
+
+  has(type: number): boolean {
+    return this.#headers.has(type);
+  }
+
+  get(type: number): Uint8Array | undefined {
+    const at = this.#headers.get(type);
+    return at === undefined ? undefined : this.#bytes.subarray(at + HEADER, at + u16(this.#bytes, at));
+  }
 }
+
+const u16 = (bytes: Uint8Array, at: number): number => (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8);
+
+export const parseAttributes = (bytes: Uint8Array, offset = 0): Attributes => new Places(bytes, offset);
 
 /** The attributes nested in attribute `type`; undefined when it is absent. */
 export function nested(attributes: Attributes, type: number): Attributes | undefined {

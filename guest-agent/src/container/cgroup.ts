@@ -23,6 +23,8 @@ export interface CgroupDeps {
 }
 
 export class Cgroup {
+  /** Roots that have been prepared: that stays so. */
+  static readonly #prepared = new Set<string>();
   readonly path: string;
   readonly #deps: CgroupDeps;
 
@@ -34,9 +36,11 @@ export class Cgroup {
   /** Makes the directory of all containers, with every controller the kernel offers. @throws SysError */
   static prepare({ cgroupRoot }: Pick<CgroupDeps, "cgroupRoot">): string {
     const parent = `${cgroupRoot}/${PARENT}`;
+    if (Cgroup.#prepared.has(cgroupRoot)) return parent;
     delegate(cgroupRoot);
     makeDirectory(parent);
     delegate(parent);
+    Cgroup.#prepared.add(cgroupRoot);
     return parent;
   }
 

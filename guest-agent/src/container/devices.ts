@@ -64,9 +64,9 @@ export function ownsDev(mounts: readonly MountSpec[]): boolean {
 /** @param root descriptor of the container's root directory. Preconditions: the umask is 0. */
 export function populateDev(root: number, devices: readonly DeviceSpec[]): void {
   const requested = new Set(devices.map(({ path }) => path));
-  for (const device of DEFAULT_DEVICES) if (!requested.has(device.path)) makeDevice(root, device);
-  for (const device of devices) makeDevice(root, device);
   const dev = ensureDirectory(root, "/dev");
+  for (const device of DEFAULT_DEVICES) if (!requested.has(device.path)) makeDevice(root, dev, device);
+  for (const device of devices) makeDevice(root, dev, device);
   for (const [target, name] of SYMLINKS) makeLink(dev, target, name);
   if (exists(KCORE)) makeLink(dev, KCORE, "core");
   sys.close(dev);
@@ -92,7 +92,8 @@ function removeStale(directory: number, name: string): boolean {
   return true;
 }
 
-function makeDevice(root: number, device: DeviceSpec): void {
+/** @param dev descriptor of the root's /dev, where most devices are. */
+function makeDevice(root: number, dev: number, device: DeviceSpec): void {
   const type = TYPES[device.type];
   if (type === undefined) {
     throw new SandboxError("ERR_SPEC", `linux.devices: ${device.path} has the unknown type "${device.type}"`);
@@ -102,7 +103,8 @@ function makeDevice(root: number, device: DeviceSpec): void {
   if (name === undefined || name === ".." || !device.path.startsWith("/")) {
     throw new SandboxError("ERR_SPEC", `linux.devices: "${device.path}" is not an absolute path of a device`);
   }
-  const directory = ensureDirectory(root, parts.join("/"));
+  const parent = parts.join("/");
+  const directory = parent === "dev" ? dev : ensureDirectory(root, parent);
   try {
     const mode = type | ((device.fileMode ?? 0o666) & 0o7777);
     const made = makeNode(directory, name, mode, device);
@@ -112,7 +114,7 @@ function makeDevice(root: number, device: DeviceSpec): void {
     if (error instanceof SandboxError) throw error;
     throw new SandboxError("ERR_SPEC", `cannot make the device ${device.path}`, { cause: error });
   } finally {
-    sys.close(directory);
+    if (directory !== dev) sys.close(directory);
   }
 }
 
