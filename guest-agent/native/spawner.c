@@ -3,6 +3,7 @@
  * agent itself copies its page tables, and afterwards each page that it or the child writes. Made before the interpreter
  * is there; does one request at a time, of which none can wait for anything but the kernel; ends with the agent.
  */
+#include "become.h"
 #include "enter.h"
 #include "passing.h"
 #include "runtime.h"
@@ -80,6 +81,8 @@ static _Noreturn void serve(int control) {
     syscall(SYS_close_range, control + 1, ~0u, 0);
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0) dup3(control, fd, O_CLOEXEC); /* an init may start without any */
+    /* Here once, not in each child: it is a system call per signal. */
+    reset_signals();
     int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
     while (serve_one(control, self)) continue;
     _exit(0);

@@ -83,9 +83,12 @@ SYS_IMPL(js_read_signal) {
     return JS_NewUint32(ctx, info.ssi_signo);
 }
 
-/* For a forked child before it execs: default handlers, nothing blocked. */
+/* For a forked child before it execs: default handlers, nothing blocked. Once is enough, for its own children too. */
 int reset_signals(void) {
+    static bool done;
     sigset_t none;
+    if (done) return 0;
+    done = true;
     for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
     sigemptyset(&none);
     return sigprocmask(SIG_SETMASK, &none, NULL);
