@@ -50,7 +50,7 @@ export async function vsockFloor(init: VsockFloorInit): Promise<VsockFloor> {
   );
   // QEMU opens the kernel's device itself, with the context id that was found free.
   transport.deviceInherited();
-  const port = transport.kernelParams[0]?.split("=")[1] ?? "";
+  const port = transport.helloPort;
   const guest = runBareGuest({
     world,
     sandbox,

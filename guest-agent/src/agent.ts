@@ -56,7 +56,9 @@ export interface AgentInit {
   readonly logOutput: LogOutput;
   readonly endpoints: Endpoints;
   /** The port to dial for the hello. */
-  readonly hostPort: number;
+  readonly hostPort: () => number;
+  /** That blocks until the host tells it: all else is made before. */
+  readonly waits: boolean;
   /** Modules of the image; undefined when this is not the guest's init. */
   readonly modules: ModuleLoader | undefined;
   readonly failPoint?: FailPoint | undefined;
@@ -72,7 +74,8 @@ export const uptimeUs = (): number => sys.clockUs(CLOCK_BOOTTIME);
 export async function runAgent(init: AgentInit): Promise<void> {
   const { loop, log, endpoints, failPoint } = init;
   // The answer takes a while, in which all else is made.
-  const dialling = endpoints.dialHost(init.hostPort);
+  const dial = () => endpoints.dialHost(init.hostPort());
+  const dialling = init.waits ? undefined : dial();
   let link: HostLink | undefined;
   let markReady: () => void = () => undefined;
   const ready = new Promise<void>((resolve) => {
@@ -118,7 +121,7 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const forwards = new ForwardServer({ loop, log: log.child({ component: "forward" }) });
   endpoints.listen(FORWARD_PORT, (stream) => void forwards.serve(stream));
 
-  link = new HostLink(await dialling);
+  link = new HostLink(await (dialling ?? dial()));
   const connected = link;
   const greeting = greet(init, connected);
   // While the hello is under way.

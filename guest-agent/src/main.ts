@@ -11,6 +11,7 @@ import { type BootStep, runAgent, uptimeUs } from "./agent.ts";
 import { parseCommandLine } from "./boot/command-line.ts";
 import { ModuleLoader } from "./boot/modules.ts";
 import { mountAll } from "./boot/mounts.ts";
+import { awaitOrders, podDevices, reseed } from "./boot/template.ts";
 import { unixEndpoints, vsockEndpoints } from "./endpoints.ts";
 import { EventLoop } from "./event-loop.ts";
 import { armFailPoint } from "./failpoint.ts";
@@ -58,7 +59,8 @@ function runAsProcess(loop: EventLoop, directory: string): void {
     log,
     logOutput,
     endpoints: unixEndpoints(loop, directory),
-    hostPort: 0,
+    hostPort: () => 0,
+    waits: false,
     modules: undefined,
     powerOff: () => sys.exit(0),
     steps: [begun()],
@@ -70,20 +72,21 @@ function runAsProcess(loop: EventLoop, directory: string): void {
 }
 
 function runAsInit(loop: EventLoop): void {
-  const steps = [begun()];
   mountAll(log);
   const options = parseCommandLine(readText("/proc/cmdline") ?? "");
   logOutput.level = options.logLevel;
   protectSelf(log);
   const modules = new ModuleLoader(log);
-  modules.loadForBoot();
-  steps.push({ name: "modules", uptimeUs: BigInt(uptimeUs()) });
+  if (options.template) modules.loadForTemplate();
+  else modules.loadForBoot();
+  const steps = [begun(), { name: "modules", uptimeUs: BigInt(uptimeUs()) }];
   const run = runAgent({
     loop,
     log,
     logOutput,
     endpoints: vsockEndpoints(loop),
-    hostPort: options.hostPort,
+    hostPort: () => (options.template ? goOn(steps) : options.hostPort),
+    waits: options.template,
     modules,
     failPoint: armFailPoint(options.failPoint),
     powerOff: () => powerOff(loop),
@@ -94,6 +97,17 @@ function runAsInit(loop: EventLoop): void {
     report(error);
     powerOff(loop);
   });
+}
+
+/** Is saved, and goes on in another machine. @returns the port of its host */
+function goOn(steps: BootStep[]): number {
+  const devices = podDevices();
+  const { hostPort, seed } = awaitOrders();
+  steps.splice(0, steps.length, { name: "restored", uptimeUs: BigInt(uptimeUs()) });
+  reseed(seed, log);
+  devices.find();
+  steps.push({ name: "devices", uptimeUs: BigInt(uptimeUs()) });
+  return hostPort;
 }
 
 /** The kernel's own part of the boot, which ends with the execution of this program. */

@@ -100,10 +100,13 @@ export const ignoredKataKeys: Readonly<Record<string, Readonly<Record<string, Ig
     enable_pprof: ignored("there is no pprof"),
     dan_conf: ignored("directly attachable networks are not offered", ["/run/kata-containers/dans"]),
   },
+  factory: {
+    vm_cache_number: ignored("machines are not started ahead of their pods", [0]),
+    vm_cache_endpoint: ignored("machines are not started ahead of their pods"),
+  },
 };
 
 /** Tables of Kata's file that have no meaning here as a whole. */
 export const ignoredKataTables: Readonly<Record<string, string>> = {
-  factory: "VM templates and caches are not offered",
   netmon: "the shim itself sees changes of the pod's interfaces",
 };

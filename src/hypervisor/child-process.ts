@@ -33,6 +33,8 @@ export interface ChildInit {
   readonly parentDeathSignal?: "KILL" | "TERM";
   /** Keep the capabilities when it takes on another user (SECBIT_NO_SETUID_FIXUP, capabilities(7)). */
   readonly keepCapabilities?: boolean;
+  /** What it reads on its standard input, which then ends; default: nothing (/dev/null). */
+  readonly input?: string;
   /** "capture" keeps the last 64 KiB of the child's stdout; default "ignore" (/dev/null). */
   readonly stdout?: "capture" | "ignore";
   /** Called for each line of a captured stdout, cut at 8 KiB. Must not throw. */
@@ -172,7 +174,12 @@ class ExecaChild implements SupervisedChild {
     // Any descriptor number works; execa's types list only 3 to 9.
     const extraFds = (init.inheritFds ?? []) as readonly 3[];
     const subprocess = execa(command.file, command.args, {
-      stdio: ["ignore", init.stdout === "capture" ? "pipe" : "ignore", "pipe", ...extraFds],
+      stdio: [
+        init.input === undefined ? "ignore" : "pipe",
+        init.stdout === "capture" ? "pipe" : "ignore",
+        "pipe",
+        ...extraFds,
+      ],
       env: { ...(init.env ?? { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C.UTF-8" }) },
       extendEnv: false,
       ...(init.cwd === undefined ? {} : { cwd: init.cwd }),
@@ -185,6 +192,9 @@ class ExecaChild implements SupervisedChild {
       forceKillAfterDelay: false,
     });
     this.#signal = (signal) => void subprocess.kill(signal);
+    // A child that ends before it has read is seen by its exit.
+    subprocess.stdin?.on("error", () => undefined);
+    subprocess.stdin?.end(init.input);
     const outputs = [
       consume(subprocess.stdout, this.stdout, init.onStdoutLine),
       consume(subprocess.stderr, this.stderr, init.onStderrLine),

@@ -37,6 +37,17 @@ export interface SharedFsConfig {
   readonly queueSize: number;
 }
 
+/** A guest that a machine of the same make was saved with. */
+export interface SavedGuest {
+  /** The state of its devices, to be read from the beginning. */
+  readonly stateFd: number;
+  /** The file that becomes this machine's memory, and when the guest's is in it. */
+  readonly memoryFd: number;
+  readonly filled: Promise<unknown>;
+  /** The line that it reads on its console. */
+  readonly orders: string;
+}
+
 /** A machine as plain data. Descriptors are the caller's; the VMM process gets copies. */
 export interface VmConfig {
   /** Shown in the process list. */
@@ -81,6 +92,10 @@ export interface VmConfig {
   readonly reclaimFreedMemory?: boolean;
   /** The VMM's own system call filter, in the syntax of QEMU's -sandbox; empty: none. */
   readonly seccomp: string;
+  /** Its guest is going to be saved, for machines that have it as `saved`. */
+  readonly template?: boolean;
+  /** Goes on from a saved guest instead of starting the kernel. */
+  readonly saved?: SavedGuest | undefined;
   /** Called for each line of the guest's console. */
   readonly onConsoleLine?: (line: string) => void;
 }

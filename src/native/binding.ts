@@ -42,6 +42,8 @@ export interface NativeBinding {
   sealMemfd(fd: number, seals: number): void;
   tryLock(fd: number, exclusive: boolean): boolean;
   lockFile(path: string, exclusive: boolean): Promise<number>;
+  // pages.c
+  copyPages(from: number, to: number): Promise<number>;
   // notify.c
   inotifyOpen(path: string, mask: number): number;
   unreadBytes(fd: number): number;

@@ -116,3 +116,12 @@ export async function lockFile(
     locked.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
   });
 }
+
+/**
+ * Makes `to` as long as `from` and writes those pages (of 4 KiB) of it in which something is: into an empty file, a copy
+ * that takes no more room than it must. On a thread of its own; both may be closed meanwhile. Moves the offset of `from`.
+ * @returns the bytes written
+ */
+export function copyPages(from: number, to: number): Promise<number> {
+  return native().copyPages(from, to);
+}

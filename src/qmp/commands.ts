@@ -20,6 +20,8 @@ export interface QmpCommands {
     args: { readonly capabilities: readonly { readonly capability: string; readonly state: boolean }[] };
     result: JsonObject;
   };
+  /** Bytes per second. */
+  "migrate-set-parameters": { args: { readonly "max-bandwidth": number }; result: JsonObject };
   migrate: { args: { readonly uri: string }; result: JsonObject };
   "migrate-incoming": { args: { readonly uri: string }; result: JsonObject };
   system_powerdown: { args: undefined; result: JsonObject };
@@ -31,6 +33,7 @@ export interface QmpCommands {
     result: JsonObject;
   };
   "object-del": { args: { readonly id: string }; result: JsonObject };
+  "chardev-add": { args: { readonly id: string; readonly backend: JsonObject }; result: JsonObject };
   netdev_add: { args: { readonly type: string; readonly id: string } & JsonObject; result: JsonObject };
   netdev_del: { args: { readonly id: string }; result: JsonObject };
   device_add: { args: { readonly driver: string; readonly id?: string } & JsonObject; result: JsonObject };

@@ -75,6 +75,8 @@ export interface MachineDeps {
   attachNetwork(workspace: Workspace, signal: AbortSignal): Promise<MachineNetwork>;
   /** Starts the VMM; resolves when its process runs. */
   launch(parts: LaunchParts, signal: AbortSignal): Promise<RunningVm>;
+  /** What was launched said no hello, for a reason of its own. */
+  launchFailed(): void;
 }
 
 export interface LaunchParts {
@@ -158,7 +160,10 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const agent = undo.use(
     "agent",
     await traced("guest boot", async () => {
-      const greeted = await connect(init, vm, transport, crashed, signal);
+      const greeted = await connect(init, vm, transport, crashed, signal).catch((error: unknown) => {
+        if (!signal.aborted) deps.launchFailed();
+        throw error;
+      });
       traceGuestSteps(greeted.hello.bootSteps);
       return greeted;
     }),
@@ -182,18 +187,26 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   };
 }
 
-/** Milliseconds from the agent's execution until it has a connection to the host, as the guest tells it. */
-function agentMs(steps: readonly { readonly name: string; readonly uptimeUs: bigint }[]): number {
-  const at = (wanted: string) => Number(steps.find(({ name }) => name === wanted)?.uptimeUs ?? 0n);
-  return Math.round((at("connected") - at("init")) / 100) / 10;
+type GuestSteps = readonly { readonly name: string; readonly uptimeUs: bigint }[];
+
+/** The first step of a guest that went on from a template. */
+const RESTORED = "restored";
+
+/** Milliseconds from the agent's execution, or its going on, until it has a connection to the host, as the guest tells it. */
+function agentMs(steps: GuestSteps): number {
+  const at = (...wanted: string[]) => Number(steps.find(({ name }) => wanted.includes(name))?.uptimeUs ?? 0n);
+  return Math.round((at("connected") - at("init", RESTORED)) / 100) / 10;
 }
 
 /** The guest's own steps up to its hello as spans: their ends are told in microseconds since its kernel began. */
-function traceGuestSteps(steps: readonly { readonly name: string; readonly uptimeUs: bigint }[]): void {
+function traceGuestSteps(steps: GuestSteps): void {
   const helloUs = Number(steps.at(-1)?.uptimeUs ?? 0n);
   const kernelBeganMs = performance.timeOrigin + performance.now() - helloUs / 1e3;
-  let beganMs = kernelBeganMs;
-  for (const { name, uptimeUs } of steps) {
+  // The time before, in which it was saved, was not this boot's.
+  const [first, ...later] = steps;
+  const isRestored = first?.name === RESTORED;
+  let beganMs = kernelBeganMs + (isRestored ? Number(first.uptimeUs) / 1e3 : 0);
+  for (const { name, uptimeUs } of isRestored ? later : steps) {
     const endedMs = kernelBeganMs + Number(uptimeUs) / 1e3;
     spanEnded(`guest ${name.slice(0, 32)}`, beganMs, endedMs);
     beganMs = endedMs;

@@ -10,20 +10,15 @@ import type { ResolvedPaths } from "../config/index.ts";
 import { checkVsockDaemon } from "../config/index.ts";
 import { loadSupervisor, superviseChild } from "../hypervisor/child-process.ts";
 import type { Accel } from "../hypervisor/hypervisor.ts";
-import { findQboot } from "../hypervisor/qemu/firmware.ts";
-import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
 import { startVirtiofsd, type VirtiofsCache } from "../hypervisor/virtiofsd.ts";
 import { createMounter, startTscMeasurement } from "../native/index.ts";
-import { rotatingFile } from "../persist/rotating-file.ts";
 import type { VsockTransport } from "../vsock/transport.ts";
 import { openVsockTransport } from "../vsock/transport.ts";
-import type { Helper, LaunchParts, MachineDeps, SharedFs, SharedFsDaemon, VsockEndpoint } from "./boot.ts";
+import type { Helper, MachineDeps, SharedFs, SharedFsDaemon, VsockEndpoint } from "./boot.ts";
 import { type HostNetworkInit, hostNetwork } from "./host-network.ts";
+import { MachineLauncher } from "./machine-launcher.ts";
 import type { MachineSize } from "./sizing.ts";
 import type { Workspace } from "./workspace.ts";
-
-/** Bytes of the guest console's log file, which is kept twice: the guest decides how much it writes. */
-const CONSOLE_LIMIT_BYTES = 256 << 10;
 
 /** Mount tags of the shared tree in the guest: for volumes, and for the containers' root file systems. */
 const SHARED_TAG = "caissonShared";
@@ -40,6 +35,7 @@ export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineD
   // The emulator's counter is the host's own; KVM tells its guests.
   const tscKhz = init.accel === "tcg" ? startTscMeasurement() : () => undefined;
   const network = hostNetwork(init);
+  const launcher = new MachineLauncher(init);
   return {
     mounts: createMounter({ beneath: runDir }),
     startSharedFs: (workspace, signal) => startSharedFs(init, workspace, signal),
@@ -55,9 +51,10 @@ export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineD
       parts.workspace.spawn(
         "qemu",
         init.paths.qemu,
-        () => launch(init, parts, tscKhz(), signal),
+        () => launcher.launch(parts, tscKhz(), signal),
         () => failPoint("qemu.spawned"),
       ),
+    launchFailed: () => launcher.failed(),
   };
 }
 
@@ -141,58 +138,4 @@ async function openVsock(
     signal,
   );
   return { transport, helper, [Symbol.asyncDispose]: () => transport[Symbol.asyncDispose]() };
-}
-
-function launch(init: HostMachineInit, parts: LaunchParts, tscKhz: number | undefined, signal: AbortSignal) {
-  const { config, paths, size, maxSize } = init;
-  const { hypervisor } = config;
-  const qemu = new QemuHypervisor({
-    path: paths.qemu,
-    log: init.log.child({ component: "qemu" }),
-  });
-  const consoleFile = rotatingFile(parts.workspace.paths.consoleLog, CONSOLE_LIMIT_BYTES);
-  const firmware = hypervisor.firmware === "" ? findQboot(paths.qemu) : paths.firmware;
-  return qemu.launch(
-    {
-      name: init.name,
-      runDir: parts.workspace.paths.dir,
-      accel: init.accel,
-      cpus: size.cpus,
-      maxCpus: maxSize.cpus,
-      memoryMiB: size.memoryMiB,
-      maxMemoryMiB: maxSize.memoryMiB,
-      hugepages: hypervisor.enableHugepages,
-      preallocate: hypervisor.enableMemPrealloc,
-      kernel: paths.kernel,
-      initrd: paths.initrd,
-      firmware,
-      kernelParams: [
-        ...parts.vsock.transport.kernelParams,
-        ...hypervisor.kernelParams.split(" ").filter((word) => word !== ""),
-      ],
-      tracefs: hypervisor.guestTracefs,
-      tscKhz,
-      verboseConsole: hypervisor.enableDebug,
-      cpuFeatures: hypervisor.cpuFeatures,
-      machineOptions: hypervisor.machineAccelerators,
-      sharedFs: parts.sharedFs.daemons.map(({ socketPath, tag }) => ({
-        socketPath,
-        tag,
-        queueSize: hypervisor.virtioFsQueueSize,
-      })),
-      vsock: parts.vsock.transport.device,
-      nics: parts.network.nics,
-      netnsPath: parts.network.netnsPath,
-      rootPorts: hypervisor.pcieRootPort,
-      reclaimFreedMemory: hypervisor.reclaimGuestFreedMemory,
-      seccomp: hypervisor.seccompsandbox,
-      onConsoleLine: (line) => {
-        consoleFile.write(
-          `${JSON.stringify({ time: new Date().toISOString(), component: "console", msg: line })}\n`,
-        );
-        init.log.debug({ component: "console" }, line);
-      },
-    },
-    signal,
-  );
 }

@@ -17,8 +17,9 @@ import { cgroupPlace, type SandboxCgroupInit } from "../resources/cgroup/index.t
 import type { RootfsMount } from "../resources/share/shared-tree.ts";
 import { volumeKind } from "../resources/share/volume-kind.ts";
 import { hostMachineDeps } from "../runtime/host-machine.ts";
+import { hostSizeLimits } from "../runtime/host-size.ts";
 import { type NewContainer, Sandbox, type SandboxObserver } from "../runtime/sandbox.ts";
-import { growthLimits, machineSize, podSizeLimits, type SizeLimits } from "../runtime/sizing.ts";
+import { growthLimits, machineSize, podSizeLimits } from "../runtime/sizing.ts";
 import { readBundleSpec } from "./bundle.ts";
 import type { CreateTask } from "./create-task.ts";
 import { removeLeftover } from "./delete.ts";
@@ -32,7 +33,6 @@ export interface SandboxOpenerInit {
   readonly socket: string;
   readonly log: ShimLog;
 }
-const MIB = 1 << 20;
 
 /** @returns the function that makes this shim's one sandbox. */
 export function sandboxOpener(init: SandboxOpenerInit) {
@@ -45,8 +45,8 @@ export function sandboxOpener(init: SandboxOpenerInit) {
     if (config.agent.enableDebug) init.log.showDebug("agent");
     for (const warning of config.warnings) init.log.warn({}, warning);
     const accel = chooseAccel(config, init.log);
-    const size = machineSize(spec, sizeLimits(config));
-    const limits = growthLimits(size, podSizeLimits(spec, sizeLimits(config)));
+    const size = machineSize(spec, hostSizeLimits(config));
+    const limits = growthLimits(size, podSizeLimits(spec, hostSizeLimits(config)));
     const netnsPath = networkNamespace(spec);
     const deps = hostMachineDeps(
       {
@@ -157,19 +157,6 @@ function chooseAccel(config: Config, log: Log): Accel {
   if (accel === "tcg")
     log.warn({}, `no KVM: ${reason}; the guest runs in software emulation, which is many times slower`);
   return accel;
-}
-
-function sizeLimits({ hypervisor }: Config): SizeLimits {
-  const hostCpus = os.availableParallelism();
-  const hostMemoryMiB = Math.floor(os.totalmem() / MIB);
-  const { defaultVcpus, defaultMaxvcpus, defaultMemory, defaultMaxmemory } = hypervisor;
-  const baseCpus = defaultVcpus < 0 ? hostCpus : Math.max(1, defaultVcpus);
-  return {
-    baseCpus,
-    maxCpus: Math.max(baseCpus, defaultMaxvcpus || hostCpus),
-    baseMemoryMiB: defaultMemory,
-    maxMemoryMiB: Math.max(defaultMemory, defaultMaxmemory || hostMemoryMiB),
-  };
 }
 
 /** @throws ERR_SPEC for a cgroup path that makes no sense. */

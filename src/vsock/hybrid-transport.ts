@@ -104,7 +104,7 @@ function watchFor(file: string): { readonly seen: Promise<void>; readonly stop: 
 
 class HybridTransport implements VsockTransport {
   readonly device: { readonly kind: "vhost-user-vsock"; readonly socketPath: string };
-  readonly kernelParams = [`caisson.port=${HELLO_PORT}`];
+  readonly helloPort = HELLO_PORT;
   readonly #dialSocket: string;
   readonly #acceptor: UnixAcceptor;
   readonly #undo: UndoStack;

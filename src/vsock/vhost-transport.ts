@@ -62,13 +62,13 @@ export function reserveCid(
 
 class VhostTransport implements VsockTransport {
   readonly device: { readonly kind: "vhost-vsock"; readonly fd: number; readonly guestCid: number };
-  readonly kernelParams: readonly string[];
+  readonly helloPort: number;
   readonly #server: VsockServer;
   #deviceOpen = true;
 
   constructor(fd: number, guestCid: number, server: VsockServer) {
     this.device = { kind: "vhost-vsock", fd, guestCid };
-    this.kernelParams = [`caisson.port=${server.address.port}`];
+    this.helloPort = server.address.port;
     this.#server = server;
   }
 

@@ -6,8 +6,8 @@ import type { AsyncReleasable } from "../base/undo.ts";
 export interface VsockTransport extends AsyncReleasable {
   /** What QEMU needs. */
   readonly device: VsockDevice;
-  /** Words for the guest's kernel command line, e.g. ["caisson.port=1073"]. */
-  readonly kernelParams: readonly string[];
+  /** The host's port that the guest dials for its hello. */
+  readonly helloPort: number;
   /** The guest's next connection to the hello port. @throws the signal's reason, ERR_CANCELED when disposed */
   accept(signal: AbortSignal): Promise<ByteStream>;
   /** Connects to a port of the guest. @throws SandboxError ERR_UNAVAILABLE when refused, or the signal's reason */

@@ -15,6 +15,8 @@ export const built = {
   osbuilder: inRepository("dist/bin/osbuilder"),
   kernel: inRepository(".cache/images/vmlinuz.container"),
   initrd: inRepository(".cache/images/caisson-initrd.img"),
+  /** Empty unless something has made one: the machines of the tests then start their kernels. */
+  templates: inRepository(".cache/templates"),
   vsockBackend: inRepository(".cache/tools/usr/bin/vhost-device-vsock"),
   busybox: inRepository(".cache/tools/bin/busybox"),
 } as const;

@@ -13,6 +13,7 @@ export function writeShimConfig(path: string, overrides: ConfigOverrides = {}): 
     "hypervisor.qemu.virtio_fs_daemon": virtiofsdPath(),
     "hypervisor.qemu.vhost_user_vsock_daemon": built.vsockBackend,
     "hypervisor.qemu.default_memory": 256,
+    "factory.template_path": built.templates,
     ...overrides,
   };
   const tables = new Map<string, string[]>();

@@ -10,6 +10,8 @@ export interface AgentOptions {
   readonly logLevel: LogLevel;
   /** See failpoint.ts; empty outside of tests. */
   readonly failPoint: string;
+  /** Become a template (template.ts). */
+  readonly template: boolean;
 }
 
 const DEFAULT_PORT = 1024;
@@ -20,6 +22,7 @@ export function parseCommandLine(text: string): AgentOptions {
   let hostPort = DEFAULT_PORT;
   let logLevel: LogLevel = "warn";
   let failPoint = "";
+  let template = false;
   for (const word of text.trim().split(" ")) {
     if (word.startsWith("caisson.port=")) {
       const value = word.slice("caisson.port=".length);
@@ -29,7 +32,9 @@ export function parseCommandLine(text: string): AgentOptions {
       logLevel = logLevels.find((level) => level === word.slice("caisson.log=".length)) ?? logLevel;
     } else if (word.startsWith("caisson.failpoint=")) {
       failPoint = word.slice("caisson.failpoint=".length);
+    } else if (word === "caisson.template") {
+      template = true;
     }
   }
-  return { hostPort, logLevel, failPoint };
+  return { hostPort, logLevel, failPoint, template };
 }

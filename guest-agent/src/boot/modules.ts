@@ -11,6 +11,8 @@ const LIST = "/etc/caisson/modules";
 const VIRTIO_DEVICES = "/sys/bus/virtio/devices";
 /** The virtio id of the vsock device (virtio specification, section 5). */
 const VSOCK = 19;
+/** Those of the other devices that each pod's machine has: network, file systems. */
+const POD_DEVICES: ReadonlySet<number> = new Set([1, 26]);
 
 export class ModuleLoader {
   readonly #log: Log;
@@ -33,6 +35,12 @@ export class ModuleLoader {
     this.#probing.hold();
     this.#load((when) => when.kind === "boot");
     this.#probing.probe((id) => id === VSOCK);
+  }
+
+  /** In a template: loads what a pod's machine will need, for its devices are not there yet. */
+  loadForTemplate(): void {
+    this.#load((when) => when.kind === "boot" || (when.kind === "virtio" && POD_DEVICES.has(when.id)));
+    this.loadForDevices();
   }
 
   /**

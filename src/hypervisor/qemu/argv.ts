@@ -1,8 +1,8 @@
 /** From a machine as plain data to QEMU's command line and the descriptors it inherits. */
 import { SandboxError } from "../../base/errors.ts";
-import type { NicConfig, SharedFsConfig, VmConfig } from "../hypervisor.ts";
+import type { VmConfig } from "../hypervisor.ts";
 import { kernelCommandLine } from "./kernel-command-line.ts";
-import { type Device, renderSwitch, type Switch } from "./switches.ts";
+import { type Device, renderSwitch, type Switch, type TapNetdev } from "./switches.ts";
 
 /** First descriptor number of what a child inherits (0 to 2 are stdin, stdout and stderr). */
 const FIRST_INHERITED_FD = 3;
@@ -24,6 +24,22 @@ export interface QemuCommand {
   readonly args: readonly string[];
   /** Descriptors of the caller that become 3, 4, … in QEMU. */
   readonly fds: readonly number[];
+  /** What is to be plugged once the saved guest was read; nothing where it boots. */
+  readonly restore: Restore | undefined;
+}
+
+export interface Restore {
+  /** Number of the state's descriptor in QEMU. */
+  readonly stateFd: number;
+  readonly chardevs: readonly ClientChardev[];
+  readonly netdevs: readonly TapNetdev[];
+  readonly devices: readonly Device[];
+}
+
+/** A character device that is a connection to the unix socket `path`. */
+export interface ClientChardev {
+  readonly id: string;
+  readonly path: string;
 }
 
 /**
@@ -34,6 +50,9 @@ export interface QemuCommand {
 export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuCommand {
   check(config);
   const fds = new InheritedFds();
+  const pod = podDevices(config, fds);
+  const { saved } = config;
+  const restore = saved && { ...pod, stateFd: fds.add(saved.stateFd) };
   const switches: Switch[] = [
     { switch: "name", name: config.name },
     { switch: "machine", type: "q35", extra: config.machineOptions },
@@ -45,35 +64,86 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
       sizeMiB: config.memoryMiB,
       maxMiB: config.maxMemoryMiB,
       backend: "ram",
+      file: saved && fds.add(saved.memoryFd),
       hugepages: config.hugepages === true,
       preallocate: config.preallocate === true,
     },
     { switch: "bare" },
     { switch: "rtc", slew: config.accel === "kvm" },
     ...(config.firmware === undefined ? [] : [{ switch: "firmware", path: config.firmware } as const]),
-    {
-      switch: "kernel",
-      path: config.kernel.path,
-      initrd: config.initrd,
-      append: kernelCommandLine(config),
-    },
+    start(config),
     { switch: "chardev", id: "console", backend: { kind: "stdio" } },
     { switch: "serial", chardev: "console" },
     { switch: "chardev", id: "qmp", backend: { kind: "listener", fd: fds.add(qmpListenerFd) } },
     { switch: "monitor", chardev: "qmp" },
     { switch: "rng", id: "entropy" },
     device({ device: "virtio-rng-pci", rng: "entropy" }),
-    ...(config.sharedFs ?? []).flatMap(sharedFs),
-    ...vsock(config, fds),
-    ...config.nics.flatMap((nic, index) => network(nic, index, fds)),
     ...(config.reclaimFreedMemory === true
       ? [device({ device: "virtio-balloon-pci", freePageReporting: true, deflateOnOom: true })]
       : []),
     ...rootPorts(config.rootPorts),
+    ...(config.template === true || saved !== undefined ? [podPort(config.rootPorts)] : []),
+    ...(saved === undefined
+      ? [
+          ...pod.chardevs.map(client),
+          ...pod.netdevs.map((it) => ({ switch: "tap", ...it }) as const),
+          ...pod.devices.map(device),
+        ]
+      : []),
     ...(config.seccomp === "" ? [] : [{ switch: "sandbox", filter: config.seccomp } as const]),
   ];
-  return { args: switches.flatMap(renderSwitch), fds: fds.list };
+  return { args: switches.flatMap(renderSwitch), fds: fds.list, restore };
 }
+
+/** What the machine begins with: the kernel, or a guest that has booted already. */
+function start(config: VmConfig): Switch {
+  if (config.saved !== undefined) return { switch: "incoming" };
+  const { kernel, initrd } = config;
+  return { switch: "kernel", path: kernel.path, initrd, append: kernelCommandLine(config) };
+}
+
+/** What belongs to one pod. */
+type PodDevices = Omit<Restore, "stateFd">;
+
+function podDevices(config: VmConfig, fds: InheritedFds): PodDevices {
+  const { sharedFs = [], nics } = config;
+  const way = vsock(config, fds);
+  const share = (index: number) => `share${index}`;
+  return {
+    chardevs: [
+      ...sharedFs.map(({ socketPath }, index) => ({ id: share(index), path: socketPath })),
+      ...way.chardevs,
+    ],
+    netdevs: nics.map(({ tapFds, vhostFds }, index) => ({
+      id: bootNetdevId(index),
+      tapFds: tapFds.map((fd) => fds.add(fd)),
+      vhostFds: vhostFds.map((fd) => fds.add(fd)),
+    })),
+    devices: [
+      ...sharedFs.map(
+        ({ tag, queueSize }, index) =>
+          ({ device: "vhost-user-fs-pci", chardev: share(index), tag, queueSize }) as const,
+      ),
+      ...way.devices,
+      ...nics.map(({ mac, mtu, tapFds }, index) => {
+        const netdev = bootNetdevId(index);
+        return {
+          device: "virtio-net-pci",
+          id: `nic${index}`,
+          netdev,
+          mac,
+          mtu,
+          queues: tapFds.length,
+        } as const;
+      }),
+    ],
+  };
+}
+
+/** Name of the port for the devices of a pod. */
+export const POD_PORT = "pod";
+/** Where the guest looks for it (guest-agent/src/boot/template.ts). */
+const POD_PORT_ADDRESS = "1e";
 
 /** Name of the n-th root port kept for hotplug, counted from 0. */
 export function rootPortId(index: number): string {
@@ -104,36 +174,31 @@ function cpuFeatures(config: VmConfig): string[] {
   return features;
 }
 
-function sharedFs({ socketPath, tag, queueSize }: SharedFsConfig, index: number): Switch[] {
-  const chardev = `share${index}`;
-  return [
-    { switch: "chardev", id: chardev, backend: { kind: "client", path: socketPath } },
-    device({ device: "vhost-user-fs-pci", chardev, tag, queueSize }),
-  ];
+function client({ id, path }: ClientChardev): Switch {
+  return { switch: "chardev", id, backend: { kind: "client", path } };
 }
 
-function vsock(config: VmConfig, fds: InheritedFds): Switch[] {
-  const vsockDevice = config.vsock;
-  if (vsockDevice === undefined) return [];
-  if (vsockDevice.kind === "vhost-vsock") {
-    const fd = fds.add(vsockDevice.fd);
-    return [device({ device: "vhost-vsock-pci", guestCid: vsockDevice.guestCid, fd })];
+function vsock({ vsock: wanted }: VmConfig, fds: InheritedFds): Pick<PodDevices, "chardevs" | "devices"> {
+  if (wanted === undefined) return { chardevs: [], devices: [] };
+  if (wanted.kind === "vhost-vsock") {
+    const { guestCid, fd } = wanted;
+    return { chardevs: [], devices: [{ device: "vhost-vsock-pci", guestCid, fd: fds.add(fd) }] };
   }
-  return [
-    { switch: "chardev", id: "vsock", backend: { kind: "client", path: vsockDevice.socketPath } },
-    device({ device: "vhost-user-vsock-pci", chardev: "vsock" }),
-  ];
+  return {
+    chardevs: [{ id: "vsock", path: wanted.socketPath }],
+    devices: [{ device: "vhost-user-vsock-pci", chardev: "vsock" }],
+  };
 }
 
-function network(nic: NicConfig, index: number, fds: InheritedFds): Switch[] {
-  const netdev = bootNetdevId(index);
-  const queues = nic.tapFds.length;
-  const tapFds = nic.tapFds.map((fd) => fds.add(fd));
-  const vhostFds = nic.vhostFds.map((fd) => fds.add(fd));
-  return [
-    { switch: "tap", id: netdev, tapFds, vhostFds },
-    device({ device: "virtio-net-pci", id: `nic${index}`, netdev, mac: nic.mac, mtu: nic.mtu, queues }),
-  ];
+/** The port that takes the devices of a pod in a machine that goes on from a saved guest: each is a function of one device. */
+function podPort(index: number): Switch {
+  return device({
+    device: "pcie-root-port",
+    id: POD_PORT,
+    chassis: index + 1,
+    slot: index + 1,
+    addr: POD_PORT_ADDRESS,
+  });
 }
 
 function rootPorts(count: number): Switch[] {

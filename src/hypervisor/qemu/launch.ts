@@ -4,16 +4,20 @@ import { join } from "node:path";
 import { SandboxError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { duplexByteStream, QmpClient } from "../../qmp/index.ts";
-import { type ChildExit, loadSupervisor, type SupervisedChild } from "../child-process.ts";
+import { type ChildExit, loadSupervisor, type SpawnChild, type SupervisedChild } from "../child-process.ts";
 import type { Hypervisor, RunningVm, VmConfig } from "../hypervisor.ts";
 import { handleFd, listenForChild } from "../listening-socket.ts";
 import { printable } from "../tail-buffer.ts";
-import { qemuCommand } from "./argv.ts";
+import { qemuCommand, type Restore } from "./argv.ts";
 import { QemuHotplug } from "./hotplug.ts";
+import { restore } from "./restore.ts";
 import { sendFds } from "./send-fds.ts";
 
 /** Lines of QEMU's stderr and of the guest's console that an error carries. */
 const ERROR_LINES = 8;
+
+/** Of a 16550A (hw/char/serial.c). */
+const SERIAL_FIFO_BYTES = 16;
 
 export interface QemuInit {
   /** Absolute path of qemu-system-x86_64. */
@@ -35,6 +39,11 @@ export class QemuHypervisor implements Hypervisor {
     if (signal.aborted) {
       throw new SandboxError("ERR_CANCELED", "starting QEMU was canceled", { cause: signal.reason });
     }
+    const { vm, restore: what } = this.#start(spawn, config);
+    return what === undefined ? vm : await restored(vm, what, config.saved?.filled, signal);
+  }
+
+  #start(spawn: SpawnChild, config: VmConfig): { vm: QemuVm; restore: Restore | undefined } {
     // No await from here to close(): our client is queued on the listener before QEMU exists, QEMU accepts it when it
     // is ready, and nobody else can ever connect since the path is gone again.
     const listener = listenForChild(join(config.runDir, "qmp.sock"), { keepPath: false });
@@ -48,12 +57,13 @@ export class QemuHypervisor implements Hypervisor {
         args: command.args,
         inheritFds: command.fds,
         ...(config.netnsPath === undefined ? {} : { netnsPath: config.netnsPath }),
+        ...(config.saved === undefined ? {} : { input: ordersLine(config.saved.orders) }),
         stdout: "capture",
         ...(config.onConsoleLine === undefined ? {} : { onStdoutLine: config.onConsoleLine }),
         onStderrLine: (line) => this.#init.log.warn({}, line),
         log: this.#init.log,
       });
-      return new QemuVm(child, this.#openQmp(socket), config);
+      return { vm: new QemuVm(child, this.#openQmp(socket), config), restore: command.restore };
     } catch (error) {
       socket?.destroy();
       throw error;
@@ -74,6 +84,33 @@ export class QemuHypervisor implements Hypervisor {
       },
     });
   }
+}
+
+async function restored(
+  vm: QemuVm,
+  what: Restore,
+  filled: Promise<unknown> | undefined,
+  signal: AbortSignal,
+): Promise<QemuVm> {
+  try {
+    const gone = vm.crashed.then((reason) => {
+      throw reason;
+    });
+    const [qmp] = await Promise.race([Promise.all([vm.qmp, filled]), gone]);
+    await Promise.race([restore(qmp, what, signal), gone]);
+    return vm;
+  } catch (error) {
+    await vm.kill();
+    throw error;
+  }
+}
+
+/**
+ * What comes before the saved state is read goes to a serial port that is about to be replaced, and is lost: no more than its
+ * FIFO holds. The guest passes over blanks.
+ */
+function ordersLine(orders: string): string {
+  return `${" ".repeat(SERIAL_FIFO_BYTES)}${orders}\n`;
 }
 
 class QemuVm implements RunningVm {

@@ -21,6 +21,8 @@ export type Device =
       readonly id: string;
       readonly chassis: number;
       readonly slot: number;
+      /** On the bus, hexadecimal; absent: the next that is free. */
+      readonly addr?: string;
     }
   | { readonly device: "virtio-rng-pci"; readonly rng: string }
   | {
@@ -84,6 +86,8 @@ export type Switch =
       readonly sizeMiB: number;
       readonly maxMiB: number;
       readonly backend: string;
+      /** A descriptor of what becomes the memory; absent: new memory. */
+      readonly file: number | undefined;
       readonly hugepages: boolean;
       readonly preallocate: boolean;
     }
@@ -91,6 +95,7 @@ export type Switch =
   | { readonly switch: "rtc"; readonly slew: boolean }
   | { readonly switch: "firmware"; readonly path: string }
   | { readonly switch: "kernel"; readonly path: string; readonly initrd: string; readonly append: string }
+  | { readonly switch: "incoming" }
   | { readonly switch: "chardev"; readonly id: string; readonly backend: Backend }
   | { readonly switch: "serial"; readonly chardev: string }
   | { readonly switch: "monitor"; readonly chardev: string }
@@ -136,6 +141,8 @@ export function renderSwitch(item: Switch): string[] {
       return ["-bios", item.path];
     case "kernel":
       return ["-kernel", item.path, "-initrd", item.initrd, "-append", item.append];
+    case "incoming":
+      return ["-incoming", "defer"];
     case "chardev":
       return ["-chardev", renderBackend(item.id, item.backend)];
     case "serial":
@@ -182,9 +189,10 @@ function renderMemory(item: Extract<Switch, { switch: "memory" }>): string[] {
     optionList(undefined, growing ? { ...size, slots: 0, maxmem: `${item.maxMiB}M` } : size),
     "-object",
     // Shared, so that vhost-user backends can map it; a memfd and not a file, so that /dev/shm's size is no limit.
-    optionList("memory-backend-memfd", {
+    optionList(item.file === undefined ? "memory-backend-memfd" : "memory-backend-file", {
       id: item.backend,
       ...size,
+      "mem-path": item.file === undefined ? undefined : `/proc/self/fd/${item.file}`,
       share: true,
       hugetlb: item.hugepages ? true : undefined,
       prealloc: item.preallocate ? true : undefined,
@@ -223,7 +231,7 @@ export function tapOptions(netdev: TapNetdev): Record<string, OptionValue> {
 export function deviceOptions(item: Device): Record<string, OptionValue> {
   switch (item.device) {
     case "pcie-root-port":
-      return { id: item.id, bus: "pcie.0", chassis: item.chassis, slot: item.slot };
+      return { id: item.id, bus: "pcie.0", chassis: item.chassis, slot: item.slot, addr: item.addr };
     case "virtio-rng-pci":
       return { rng: item.rng };
     case "virtio-balloon-pci":

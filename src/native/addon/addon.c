@@ -14,6 +14,7 @@
   X(watcher)             \
   X(netns)               \
   X(notify)              \
+  X(pages)               \
   X(bpf)
 
 #define DECLARE(name) void caisson_init_##name(napi_env env, napi_value exports);

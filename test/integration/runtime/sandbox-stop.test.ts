@@ -76,6 +76,7 @@ function makeSandbox(dir: string, mounts: MountSyscalls): Sandbox {
     reserveNetwork: () => ({ [Symbol.asyncDispose]: async () => undefined }),
     attachNetwork: fails,
     launch: fails,
+    launchFailed: () => undefined,
   };
   const setup = { sandboxId: "s", hostname: "", shmSizeBytes: 0, sysctls: {} };
   return new Sandbox(deps, {

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseCommandLine } from "../../../guest-agent/src/boot/command-line.ts";
 
-const defaults = { hostPort: 1024, logLevel: "warn", failPoint: "" };
+const defaults = { hostPort: 1024, logLevel: "warn", failPoint: "", template: false };
 
 test("parseCommandLine() finds its keys among those of the kernel", () => {
   const line = "console=ttyS0 quiet caisson.port=70001 panic=1 caisson.log=debug\n";
-  assert.deepEqual(parseCommandLine(line), { hostPort: 70001, logLevel: "debug", failPoint: "" });
+  assert.deepEqual(parseCommandLine(line), { ...defaults, hostPort: 70001, logLevel: "debug" });
 });
 
 test("parseCommandLine() has defaults", () => {
@@ -28,6 +28,11 @@ for (const line of [
     assert.deepEqual(parseCommandLine(line), defaults);
   });
 }
+
+test("parseCommandLine() tells a guest that becomes a template", () => {
+  assert.equal(parseCommandLine("quiet caisson.template").template, true);
+  assert.equal(parseCommandLine("caisson.template=1").template, false);
+});
 
 test("parseCommandLine() takes the last of several", () => {
   assert.equal(parseCommandLine("caisson.port=1 caisson.port=2").hostPort, 2);

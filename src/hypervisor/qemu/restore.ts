@@ -1,0 +1,53 @@
+/**
+ * Has a QEMU that waits for a saved guest read it and go on.
+ *
+ * QEMU reads no state into a machine with a vhost-user device (7.2, qemu_loadvm_state), so what belongs to the pod is plugged
+ * when the guest is there, before it runs: all as functions of one device, the first of which comes last, for it
+ * is the one that makes the guest look (PCIe base specification, hot-plug of devices with several functions).
+ */
+import { SandboxError } from "../../base/errors.ts";
+import { timeoutMs } from "../../base/timeouts.ts";
+import type { QmpClient } from "../../qmp/index.ts";
+import { POD_PORT, type Restore } from "./argv.ts";
+import { deviceOptions, tapOptions } from "./switches.ts";
+
+/** Functions of a PCI device. */
+export const MAX_POD_DEVICES = 8;
+/** How a migration ends (MigrationStatus, qapi/migration.json). */
+const ENDS: readonly string[] = ["completed", "failed"];
+
+/** Events tell the end; memory that is a shared file is not in the state (qapi/migration.json). */
+export const MIGRATION_CAPABILITIES = ["events", "x-ignore-shared"] as const;
+
+/** @throws SandboxError ERR_HOST, ERR_UNAVAILABLE (QEMU ends when it cannot read a state), ERR_DEADLINE, ERR_CANCELED */
+export async function restore(qmp: QmpClient, what: Restore, signal: AbortSignal): Promise<void> {
+  const capabilities = MIGRATION_CAPABILITIES.map((capability) => ({ capability, state: true }));
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs("qmpCommand"))]);
+  const ended = qmp.waitFor("MIGRATION", ({ status }) => ENDS.includes(status), limit);
+  await Promise.all([
+    qmp.execute("migrate-set-capabilities", { capabilities }, { signal }),
+    qmp.execute("migrate-incoming", { uri: `fd:${what.stateFd}` }, { signal }),
+    ended,
+  ]);
+  if ((await ended).status !== "completed") {
+    throw new SandboxError("ERR_HOST", "QEMU could not read the template's state");
+  }
+  const chardevs = what.chardevs.map(({ id, path }) => {
+    const data = { addr: { type: "unix", data: { path } }, server: false };
+    return qmp.execute("chardev-add", { id, backend: { type: "socket", data } }, { signal });
+  });
+  const netdevs = what.netdevs.map((netdev) =>
+    qmp.execute("netdev_add", { ...tapOptions(netdev), type: "tap", id: netdev.id }, { signal }),
+  );
+  const devices = what.devices.map((device, index) => ({
+    driver: device.device,
+    bus: POD_PORT,
+    addr: `0.${index}`,
+    multifunction: true,
+    ...deviceOptions(device),
+  }));
+  // QEMU does them in their order.
+  const plugs = devices.reverse().map((device) => qmp.execute("device_add", device, { signal }));
+  await Promise.all([...chardevs, ...netdevs, ...plugs]);
+  await qmp.execute("cont", undefined, { signal });
+}

@@ -1,0 +1,103 @@
+/** Machines that go on from a template: what they share, what they must not share, and what becomes of a bad template. */
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync, truncateSync } from "node:fs";
+import { join } from "node:path";
+import { built } from "../../harness/paths.ts";
+import { describeResult, type RunResult, run } from "../../harness/run.ts";
+import type { ConfigOverrides } from "../../harness/shim-config.ts";
+import { type TestHost, withTestHost } from "../../harness/test-host.ts";
+
+const { ledgeredTest } = withTestHost();
+
+const templates = (host: TestHost) => join(host.world.dir, "templates");
+
+function factory(host: TestHost, ...words: string[]): Promise<RunResult> {
+  return run([join(built.bin, "shim"), "factory", ...words, "--config", host.configFile]);
+}
+
+/** Configures the shim so that it looks for templates, and makes one unless it is there. @returns its directory */
+async function withTemplate(host: TestHost, overrides: ConfigOverrides = {}): Promise<string> {
+  host.configure({ "factory.template_path": templates(host), ...overrides });
+  const made = await factory(host, "init");
+  assert.equal(made.code, 0, describeResult(made));
+  const status = await factory(host, "status", "--json");
+  assert.equal(status.code, 0, describeResult(status));
+  const { wanted } = JSON.parse(status.stdout) as { wanted: string };
+  return join(templates(host), wanted);
+}
+
+/** Whether the machines that run wait for a saved guest at their start. */
+function restored(host: TestHost): boolean[] {
+  const commands = host.world.processes().map(({ pid }) => readFileSync(`/proc/${pid}/cmdline`, "latin1"));
+  return commands
+    .filter((command) => command.startsWith("/usr/bin/qemu-system-x86_64\0"))
+    .map((command) => command.includes("\0-incoming\0"));
+}
+
+/** What two guests must not have in common. */
+const secrets = ["sh", "-c", "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date +%s"];
+
+ledgeredTest("containers go on from one template, and have their own random numbers and the host's time", async (host) => {
+  await withTemplate(host);
+  const said: string[][] = [];
+  for (const id of ["one", "two"]) {
+    await host.runDetached(["sleep", "1000"], { id });
+    const result = await host.exec(id, secrets);
+    assert.equal(result.code, 0, describeResult(result));
+    said.push(result.stdout.split("\n"));
+  }
+  assert.deepEqual(restored(host), [true, true]);
+  const [[bootA, bytesA, timeA], [bootB, bytesB]] = said as [string[], string[]];
+  assert.match(bootA ?? "", /^[0-9a-f-]{36}$/);
+  assert.notEqual(bootA, bootB);
+  assert.equal(bytesA?.length, 48);
+  assert.notEqual(bytesA, bytesB);
+  assert.ok(Math.abs(Number(timeA) - Date.now() / 1000) < 30, `the guest's clock says ${timeA}`);
+  await host.remove("one");
+  await host.remove("two");
+});
+
+ledgeredTest("a machine that is made otherwise starts its kernel", async (host) => {
+  await withTemplate(host);
+  const id = await host.runDetached(["sleep", "1000"], { flags: ["--memory-limit", String(100 << 20)] });
+  assert.deepEqual(restored(host), [false]);
+  await host.remove(id);
+  host.configure({ "factory.template_path": templates(host), "factory.enable_template": false });
+  const other = await host.runDetached(["sleep", "1000"]);
+  assert.deepEqual(restored(host), [false]);
+  await host.remove(other);
+});
+
+ledgeredTest("a template that QEMU cannot read is given up, and the kernel is started", async (host) => {
+  const path = await withTemplate(host);
+  truncateSync(join(path, "state"), 1000);
+  const id = await host.runDetached(["sleep", "1000"]);
+  assert.deepEqual(restored(host), [false]);
+  assert.deepEqual(readdirSync(templates(host)), []);
+  await host.remove(id);
+});
+
+ledgeredTest("a template whose guest is silent fails one sandbox, with the reason, and is given up", async (host) => {
+  const path = await withTemplate(host, { "agent.caisson.dial_timeout": 3 });
+  const memory = join(path, "memory");
+  const size = 256 << 20;
+  truncateSync(memory, 0);
+  truncateSync(memory, size);
+  const result = await host.run(["true"]);
+  assert.notEqual(result.code, 0);
+  assert.match(result.stderr, /the guest (did not boot|said no hello)/, describeResult(result));
+  assert.deepEqual(readdirSync(templates(host)), []);
+  const next = await host.run(["echo", "fine"]);
+  assert.equal(next.stdout, "fine\n", describeResult(next));
+});
+
+ledgeredTest("templates are removed under machines that go on from them", async (host) => {
+  await withTemplate(host);
+  const id = await host.runDetached(["sleep", "1000"]);
+  const gone = await factory(host, "destroy");
+  assert.equal(gone.code, 0, describeResult(gone));
+  assert.deepEqual(readdirSync(templates(host)), []);
+  const result = await host.exec(id, ["echo", "still there"]);
+  assert.equal(result.stdout, "still there\n", describeResult(result));
+  await host.remove(id);
+});
