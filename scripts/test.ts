@@ -20,7 +20,7 @@ interface Lane {
   readonly limitS: number;
   /** Files that are not the lane's own: they run when they are named, or a directory of theirs. */
   readonly byName?: readonly string[];
-  /** What its files need and what takes minutes; starts with the first lane, behind whatever else wants a processor. */
+  /** What its files need and what takes a while; starts with the first lane, behind whatever else wants a processor. */
   readonly preparation?: {
     readonly name: string;
     readonly command: readonly string[];
@@ -33,7 +33,17 @@ const lanes: readonly Lane[] = [
   { name: "static", concurrency: 1, limitS: 300 },
   { name: "unit", dir: "test/unit", concurrency: parallel, limitS: 120 },
   { name: "integration", dir: "test/integration", concurrency: 1, limitS: 180 },
-  { name: "e2e", dir: "test/e2e", concurrency: 1, limitS: 900 },
+  {
+    name: "e2e",
+    dir: "test/e2e",
+    concurrency: 1,
+    limitS: 900,
+    preparation: {
+      name: "template",
+      command: [process.execPath, "--import", "tsx", "test/harness/make-template.ts"],
+      limitS: 120,
+    },
+  },
   {
     name: "lab",
     dir: "test/lab",

@@ -15,11 +15,12 @@ export const built = {
   osbuilder: inRepository("dist/bin/osbuilder"),
   kernel: inRepository(".cache/images/vmlinuz.container"),
   initrd: inRepository(".cache/images/caisson-initrd.img"),
-  /** Empty unless something has made one: the machines of the tests then start their kernels. */
-  templates: inRepository(".cache/templates"),
   vsockBackend: inRepository(".cache/tools/usr/bin/vhost-device-vsock"),
   busybox: inRepository(".cache/tools/bin/busybox"),
 } as const;
+
+/** Where make-template.ts puts the tests' template. */
+export const testTemplates = inRepository(".cache/templates");
 
 /** The distribution's virtiofsd: Debian 12 has the C one, Debian 13 the Rust one. */
 export function virtiofsdPath(): string {

@@ -1,6 +1,6 @@
 /** The shim's configuration file for a test: the images and programs of this checkout, plus what the test changes. */
 import { writeFileSync } from "node:fs";
-import { built, virtiofsdPath } from "./paths.ts";
+import { built, testTemplates, virtiofsdPath } from "./paths.ts";
 
 /** Values by "table.key", e.g. "hypervisor.qemu.kernel". */
 export type ConfigOverrides = Readonly<Record<string, string | number | boolean | readonly string[]>>;
@@ -13,7 +13,7 @@ export function writeShimConfig(path: string, overrides: ConfigOverrides = {}): 
     "hypervisor.qemu.virtio_fs_daemon": virtiofsdPath(),
     "hypervisor.qemu.vhost_user_vsock_daemon": built.vsockBackend,
     "hypervisor.qemu.default_memory": 256,
-    "factory.template_path": built.templates,
+    "factory.template_path": testTemplates,
     ...overrides,
   };
   const tables = new Map<string, string[]>();

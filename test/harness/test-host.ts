@@ -37,41 +37,50 @@ export interface RunFlags extends RunOptions {
   readonly keep?: boolean;
 }
 
+export interface TestHostOptions extends Pick<ContainerdInit, "metricsAddress"> {
+  readonly config?: ConfigOverrides;
+}
+
+/** For machines that start their kernel, as where no template was made. */
+export const WITHOUT_TEMPLATE: ConfigOverrides = { "factory.enable_template": false };
+
 export class TestHost implements AsyncDisposable {
   readonly world: World;
   readonly containerd: Containerd;
   readonly configFile: string;
+  readonly #config: ConfigOverrides;
   #ids = 0;
 
-  private constructor(world: World, containerd: Containerd, configFile: string) {
+  private constructor(world: World, containerd: Containerd, configFile: string, config: ConfigOverrides) {
     this.world = world;
     this.containerd = containerd;
     this.configFile = configFile;
+    this.#config = config;
   }
 
   /**
    * The caller disposes of it.
    * @param environment further variables of containerd, once its world is there
-   * @param more of containerd's configuration
+   * @param more of containerd's configuration, and of the shim's for all sandboxes
    */
   static async start(
     version: ContainerdVersion = "system",
     environment: (world: World) => Promise<Readonly<Record<string, string>>> = async () => ({}),
-    more: Pick<ContainerdInit, "metricsAddress"> = {},
+    { config = {}, ...more }: TestHostOptions = {},
   ): Promise<TestHost> {
     assertSetUp();
     const world = await createWorld();
     const configFile = join(world.dir, "configuration.toml");
-    writeShimConfig(configFile);
+    writeShimConfig(configFile, config);
     const env = { ...(await environment(world)), CAISSON_CONF_FILE: configFile };
     const containerd = await startContainerd({ world, version, env, ...more });
     await importBusybox(containerd);
-    return new TestHost(world, containerd, configFile);
+    return new TestHost(world, containerd, configFile, config);
   }
 
   /** Replaces the shim's configuration for the sandboxes that start from now on. */
   configure(overrides: ConfigOverrides = {}): void {
-    writeShimConfig(this.configFile, overrides);
+    writeShimConfig(this.configFile, { ...this.#config, ...overrides });
   }
 
   /** A container id that this host has not used yet. */
@@ -191,7 +200,7 @@ export class TestHost implements AsyncDisposable {
  */
 export function withTestHost(
   version: ContainerdVersion = "system",
-  more: Pick<ContainerdInit, "metricsAddress"> = {},
+  more: TestHostOptions = {},
 ): {
   host: () => TestHost;
   ledgeredTest: (name: string, body: (host: TestHost) => Promise<void>) => void;

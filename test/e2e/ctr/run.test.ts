@@ -1,12 +1,12 @@
-/** `ctr run`: a process in a microVM, from its first byte to its exit code. */
+/** `ctr run`: a process in a microVM that starts its kernel, from its first byte to its exit code. */
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { importBusybox } from "../../harness/images.ts";
 import { describeResult } from "../../harness/run.ts";
-import { TestHost, withTestHost } from "../../harness/test-host.ts";
+import { TestHost, WITHOUT_TEMPLATE, withTestHost } from "../../harness/test-host.ts";
 
-const { ledgeredTest } = withTestHost();
+const { ledgeredTest } = withTestHost("system", { config: WITHOUT_TEMPLATE });
 
 ledgeredTest("run gives both streams and the exit code", async (host) => {
   const result = await host.run(["sh", "-c", "echo out; echo err >&2; exit 7"]);

@@ -4,7 +4,6 @@ import { readdirSync, readFileSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { built } from "../../harness/paths.ts";
 import { describeResult, type RunResult, run } from "../../harness/run.ts";
-import type { ConfigOverrides } from "../../harness/shim-config.ts";
 import { type TestHost, withTestHost } from "../../harness/test-host.ts";
 
 const { ledgeredTest } = withTestHost();
@@ -16,8 +15,8 @@ function factory(host: TestHost, ...words: string[]): Promise<RunResult> {
 }
 
 /** Configures the shim so that it looks for templates, and makes one unless it is there. @returns its directory */
-async function withTemplate(host: TestHost, overrides: ConfigOverrides = {}): Promise<string> {
-  host.configure({ "factory.template_path": templates(host), ...overrides });
+async function withTemplate(host: TestHost): Promise<string> {
+  host.configure({ "factory.template_path": templates(host) });
   const made = await factory(host, "init");
   assert.equal(made.code, 0, describeResult(made));
   const status = await factory(host, "status", "--json");
@@ -35,27 +34,34 @@ function restored(host: TestHost): boolean[] {
 }
 
 /** What two guests must not have in common. */
-const secrets = ["sh", "-c", "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date +%s"];
+const secrets = [
+  "sh",
+  "-c",
+  "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date +%s",
+];
 
-ledgeredTest("containers go on from one template, and have their own random numbers and the host's time", async (host) => {
-  await withTemplate(host);
-  const said: string[][] = [];
-  for (const id of ["one", "two"]) {
-    await host.runDetached(["sleep", "1000"], { id });
-    const result = await host.exec(id, secrets);
-    assert.equal(result.code, 0, describeResult(result));
-    said.push(result.stdout.split("\n"));
-  }
-  assert.deepEqual(restored(host), [true, true]);
-  const [[bootA, bytesA, timeA], [bootB, bytesB]] = said as [string[], string[]];
-  assert.match(bootA ?? "", /^[0-9a-f-]{36}$/);
-  assert.notEqual(bootA, bootB);
-  assert.equal(bytesA?.length, 48);
-  assert.notEqual(bytesA, bytesB);
-  assert.ok(Math.abs(Number(timeA) - Date.now() / 1000) < 30, `the guest's clock says ${timeA}`);
-  await host.remove("one");
-  await host.remove("two");
-});
+ledgeredTest(
+  "containers go on from one template, and have their own random numbers and the host's time",
+  async (host) => {
+    await withTemplate(host);
+    const said: string[][] = [];
+    for (const id of ["one", "two"]) {
+      await host.runDetached(["sleep", "1000"], { id });
+      const result = await host.exec(id, secrets);
+      assert.equal(result.code, 0, describeResult(result));
+      said.push(result.stdout.split("\n"));
+    }
+    assert.deepEqual(restored(host), [true, true]);
+    const [[bootA, bytesA, timeA], [bootB, bytesB]] = said as [string[], string[]];
+    assert.match(bootA ?? "", /^[0-9a-f-]{36}$/);
+    assert.notEqual(bootA, bootB);
+    assert.equal(bytesA?.length, 48);
+    assert.notEqual(bytesA, bytesB);
+    assert.ok(Math.abs(Number(timeA) - Date.now() / 1000) < 30, `the guest's clock says ${timeA}`);
+    await host.remove("one");
+    await host.remove("two");
+  },
+);
 
 ledgeredTest("a machine that is made otherwise starts its kernel", async (host) => {
   await withTemplate(host);
@@ -77,19 +83,24 @@ ledgeredTest("a template that QEMU cannot read is given up, and the kernel is st
   await host.remove(id);
 });
 
-ledgeredTest("a template whose guest is silent fails one sandbox, with the reason, and is given up", async (host) => {
-  const path = await withTemplate(host, { "agent.caisson.dial_timeout": 3 });
-  const memory = join(path, "memory");
-  const size = 256 << 20;
-  truncateSync(memory, 0);
-  truncateSync(memory, size);
-  const result = await host.run(["true"]);
-  assert.notEqual(result.code, 0);
-  assert.match(result.stderr, /the guest (did not boot|said no hello)/, describeResult(result));
-  assert.deepEqual(readdirSync(templates(host)), []);
-  const next = await host.run(["echo", "fine"]);
-  assert.equal(next.stdout, "fine\n", describeResult(next));
-});
+ledgeredTest(
+  "a template whose guest is silent fails one sandbox, with the reason, and is given up",
+  async (host) => {
+    const path = await withTemplate(host);
+    host.configure({ "factory.template_path": templates(host), "agent.caisson.dial_timeout": 3 });
+    const memory = join(path, "memory");
+    const size = 256 << 20;
+    truncateSync(memory, 0);
+    truncateSync(memory, size);
+    const result = await host.run(["true"]);
+    assert.notEqual(result.code, 0);
+    assert.match(result.stderr, /the guest (did not boot|said no hello)/, describeResult(result));
+    assert.deepEqual(readdirSync(templates(host)), []);
+    host.configure({ "factory.template_path": templates(host) });
+    const next = await host.run(["echo", "fine"]);
+    assert.equal(next.stdout, "fine\n", describeResult(next));
+  },
+);
 
 ledgeredTest("templates are removed under machines that go on from them", async (host) => {
   await withTemplate(host);

@@ -7,7 +7,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { OtlpCollector, type SeenSpan } from "../../harness/otlp.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
 import { describeResult } from "../../harness/run.ts";
-import { TestHost } from "../../harness/test-host.ts";
+import { TestHost, WITHOUT_TEMPLATE } from "../../harness/test-host.ts";
+import type { World } from "../../harness/world.ts";
 
 const TASK = "containerd.task.v2.Task";
 const SERVER = 2;
@@ -18,7 +19,7 @@ let collector: OtlpCollector;
 let loadedFile = "";
 before(async () => {
   // The only containerd here that sends its own span with a request.
-  host = await TestHost.start("2.1", async (world) => {
+  const environment = async (world: World) => {
     collector = await OtlpCollector.start(world);
     loadedFile = join(world.dir, "loaded.jsonl");
     return {
@@ -27,7 +28,9 @@ before(async () => {
       OTEL_EXPORTER_OTLP_ENDPOINT: collector.endpoint,
       OTEL_EXPORTER_OTLP_PROTOCOL: "http/protobuf",
     };
-  });
+  };
+  // Whose guest has a boot to tell of.
+  host = await TestHost.start("2.1", environment, { config: WITHOUT_TEMPLATE });
 });
 after(async () => {
   collector?.[Symbol.dispose]();

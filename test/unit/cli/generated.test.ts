@@ -42,8 +42,8 @@ for (const program of [shimProgram, osbuilderProgram]) {
 }
 
 test("every command that prints data has --json", () => {
-  /** What a terminal shows, files, text for a shell, and a server. */
-  const without = new Set(["exec", "cp", "completion", "monitor"]);
+  /** What a terminal shows, files, text for a shell, a server, and what makes and removes. */
+  const without = new Set(["exec", "cp", "completion", "monitor", "factory init", "factory destroy"]);
   for (const { commands } of [shimProgram, osbuilderProgram])
     for (const { name, options } of commands)
       assert.equal(

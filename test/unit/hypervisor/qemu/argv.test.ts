@@ -95,6 +95,50 @@ test("qemuCommand() hands over its descriptors in the order of the numbers on th
   assert.ok(text.includes(`fd=${inChild(32)},vhost=on,vhostfd=${inChild(42)}`));
 });
 
+/** Without values in which a pod's machine may differ from that of its template. */
+function make(config: VmConfig): string[] {
+  const { args } = qemuCommand(config, 9);
+  const at = args.indexOf("-object");
+  const own = (arg: string, index: number) =>
+    index === at + 1 || arg.startsWith("socket,id=qmp") || arg.startsWith("guest=");
+  const start = args.findIndex((arg) => arg === "-kernel" || arg === "-incoming");
+  const words = args[start] === "-kernel" ? 6 : 2;
+  return args.filter((arg, index) => (index < start || index >= start + words) && !own(arg, index));
+}
+
+test("qemuCommand() makes a machine that goes on as it makes that of its template", () => {
+  const { sharedFs: _, vsock: __, ...rest } = vhost;
+  const template = make({ ...rest, template: true, nics: [] });
+  const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve(), orders: "1 x" };
+  assert.deepEqual(make({ ...vhost, saved }), template);
+  assert.ok(template.includes("pcie-root-port,id=pod,bus=pcie.0,chassis=3,slot=3,addr=1e"));
+});
+
+test("qemuCommand() leaves what is a pod's to be plugged in a machine that goes on", () => {
+  const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve(), orders: "1 x" };
+  const { args, fds, restore } = qemuCommand({ ...vhost, saved }, 9);
+  const inChild = (fd: number) => fds.indexOf(fd) + 3;
+  const text = args.join(" ");
+  assert.doesNotMatch(text, /vhost-|virtio-net|netdev|-kernel|-initrd|-append/);
+  assert.match(text, /-incoming defer/);
+  assert.ok(
+    text.includes(`memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/${inChild(51)},share=on`),
+  );
+  assert.equal(restore?.stateFd, inChild(50));
+  assert.deepEqual(restore.chardevs, [
+    { id: "share0", path: "/run/caisson/1/fs.sock" },
+    { id: "share1", path: "/run/caisson/1/roots.sock" },
+  ]);
+  assert.deepEqual(restore.netdevs, [
+    { id: "net0", tapFds: [30, 31].map(inChild), vhostFds: [40, 41].map(inChild) },
+    { id: "net1", tapFds: [inChild(32)], vhostFds: [inChild(42)] },
+  ]);
+  assert.deepEqual(
+    restore.devices.map(({ device }) => device),
+    ["vhost-user-fs-pci", "vhost-user-fs-pci", "vhost-vsock-pci", "virtio-net-pci", "virtio-net-pci"],
+  );
+});
+
 test("qemuCommand() keeps a value with commas from becoming options", () => {
   const { args } = qemuCommand({ ...vhost, name: "x,debug-threads=off" }, 9);
   assert.ok(args.includes("guest=x,,debug-threads=off,debug-threads=on"));
