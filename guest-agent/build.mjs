@@ -1,7 +1,15 @@
 // Builds dist/guest/agent: TypeScript -> one ES module (esbuild) -> QuickJS bytecode -> a static ELF file.
 // Usage: node guest-agent/build.mjs [--debug]; exported for scripts/build.mjs as buildGuestAgent().
 import { execFileSync } from "node:child_process";
-import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { build } from "esbuild";
@@ -55,12 +63,14 @@ function newest(paths) {
   return Math.max(...paths.map((path) => statSync(path).mtimeMs));
 }
 
-/** Compiles `source` unless the object is newer than it and every header. */
+/** Compiles `source` unless the object is newer than it and every header. Another build may do the same at the same time. */
 function compileObject(tools, source, object, headers) {
   if (existsSync(object) && statSync(object).mtimeMs > newest([source, ...headers])) return;
-  execFileSync("gcc", [...compileFlags, ...tools.compile, "-I", nativeDir, "-c", source, "-o", object], {
+  const made = `${object}.${process.pid}`;
+  execFileSync("gcc", [...compileFlags, ...tools.compile, "-I", nativeDir, "-c", source, "-o", made], {
     stdio: "inherit",
   });
+  renameSync(made, object);
 }
 
 async function bundle(entry, outfile, debug) {
@@ -88,21 +98,22 @@ async function bundle(entry, outfile, debug) {
 /**
  * Builds the agent.
  * @param {{ debug?: boolean, outDir?: string, entry?: string, workDir?: string }} options debug keeps names and line
- *   structure for stack traces; entry is another program for the same runtime (tests), which wants its own workDir
+ *   structure for stack traces; entry is another program for the same runtime (tests), which wants its own workDir for what
+ *   is made of it; the objects of the native code are the same for all
  * @returns {Promise<{ path: string, bytes: number, bytecodeBytes: number, bundleBytes: number }>}
  */
 export async function buildGuestAgent(options = {}) {
   const outDir = options.outDir ?? join(root, "dist/guest");
-  const workDir = options.workDir ?? join(root, ".cache/guest-agent");
-  mkdirSync(outDir, { recursive: true });
-  mkdirSync(workDir, { recursive: true });
+  const objectDir = join(root, ".cache/guest-agent");
+  const workDir = options.workDir ?? objectDir;
+  for (const directory of [outDir, objectDir, workDir]) mkdirSync(directory, { recursive: true });
   const tools = toolchain();
   const names = readdirSync(nativeDir);
   const headers = names.filter((name) => name.endsWith(".h")).map((name) => join(nativeDir, name));
   const self = fileURLToPath(import.meta.url);
 
-  const compiler = join(workDir, "compile");
-  const compilerObject = join(workDir, "compile.o");
+  const compiler = join(objectDir, "compile");
+  const compilerObject = join(objectDir, "compile.o");
   compileObject(tools, join(nativeDir, "compile.c"), compilerObject, [self]);
   if (!existsSync(compiler) || statSync(compiler).mtimeMs < statSync(compilerObject).mtimeMs) {
     execFileSync("gcc", [compilerObject, ...tools.link, "-lquickjs", "-lm", "-o", compiler], {
@@ -121,7 +132,7 @@ export async function buildGuestAgent(options = {}) {
 
   const objects = [];
   for (const name of names.filter((name) => name.endsWith(".c") && name !== "compile.c").sort()) {
-    const object = join(workDir, name.replace(/\.c$/, ".o"));
+    const object = join(objectDir, name.replace(/\.c$/, ".o"));
     compileObject(tools, join(nativeDir, name), object, [...headers, self]);
     objects.push(object);
   }

@@ -205,7 +205,19 @@ test("malformed bytes are refused with the reason", async () => {
 
 test("a message that is cut at any byte, or changed at any, gives a value or a RangeError", async () => {
   const message = generated.CreateSandboxRequestSchema;
-  const bytes = toBinary(message, create(message, random(message, sequence(7)) as never));
+  const init = {
+    sandboxId: "s1",
+    hostname: "h",
+    sentinelContent: Uint8Array.of(0, 255),
+    shmSizeBytes: 1n << 40n,
+    sysctls: { "net.ipv4.x": "1" },
+    network: {
+      interfaces: [{ name: "eth0", mac: "02:00:00:00:00:01", mtu: 1400, addresses: ["10.0.0.2/24"] }],
+      routes: [{ gateway: "10.0.0.1", device: "eth0", nextHops: [{ weight: 300, onlink: true }] }],
+      rules: [Uint8Array.of(1, 2, 3)],
+    },
+  };
+  const bytes = toBinary(message, create(message, init));
   const inputs = Array.from(bytes, (_, at) => bytes.subarray(0, at));
   for (let at = 0; at < bytes.length; at++) {
     for (const change of [0x01, 0x7f, 0x80, 0xff]) {
