@@ -1,9 +1,11 @@
 /**
  * A cold start without containerd or ctr: the program `start`, Create and Start of a sandbox's only container, and what of
  * it is the shim's own. Not our own is what the guest's kernel, its firmware and QEMU take: from QEMU's start to the
- * agent's hello, less the agent's own work before it.
+ * agent's hello, less the agent's own work before it. From a template, the kernel's search for the pod's devices is counted as
+ * the agent's, which waits for it.
  */
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../test/harness/direct-shim.ts";
+import type { ConfigOverrides } from "../test/harness/shim-config.ts";
 import type { World } from "../test/harness/world.ts";
 
 /** Milliseconds. */
@@ -17,7 +19,7 @@ export interface ColdStart {
     readonly program: number;
     /** From Create to QEMU: Node, configuration, workspace, virtiofsd, vsock backend, network. */
     readonly untilQemu: number;
-    /** The agent's execution until it dials the host. */
+    /** From the agent's execution, or from its going on in a machine from a template, until it dials the host. */
     readonly agent: number;
     readonly guestSetUp: number;
     /** The rest of Create: mounts, and the container in the guest. */
@@ -36,10 +38,10 @@ interface ReadyRecord {
   readonly time: string;
 }
 
-export async function coldStart(world: World, id: string): Promise<ColdStart> {
+export async function coldStart(world: World, id: string, config: ConfigOverrides): Promise<ColdStart> {
   const rootfs = [await busyboxRootfs(world)];
   const spec = busyboxSpec(world, id, ["sleep", "100000"]);
-  await using shim = await DirectShim.start({ world, id, spec });
+  await using shim = await DirectShim.start({ world, id, spec, config });
   const task = await shim.task();
   const begun = performance.now();
   await task.create({ id, bundle: shim.bundle, rootfs });

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { provideTestTemplate } from "../test/harness/make-template.ts";
 import { repositoryRoot } from "../test/harness/paths.ts";
 import { keep, writeDocuments } from "./documents.ts";
 import { type Bounds, DEFAULT_RUNS, measure } from "./measure.ts";
@@ -78,6 +79,7 @@ async function main(): Promise<void> {
   const bounds = { runs: bound("runs"), max: bound("max") };
   const chosen = suitesNamed(positionals);
   const [only] = chosen ?? [];
+  if (!values.help && chosen !== undefined) process.stderr.write(await provideTestTemplate());
   if (values.help) console.log(usage);
   else if (only !== undefined && chosen?.length === 1)
     await measure(only, resolve(values.json ?? resultFile(only.name)), bounds);

@@ -3,7 +3,8 @@ import { mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { built, repositoryRoot } from "../../test/harness/paths.ts";
 import { describeResult, runOk } from "../../test/harness/run.ts";
-import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
+import type { ConfigOverrides } from "../../test/harness/shim-config.ts";
+import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost, WITHOUT_TEMPLATE } from "../../test/harness/test-host.ts";
 import { createWorld } from "../../test/harness/world.ts";
 import { type ColdStart, coldStart, coldStartOfRunc } from "../cold-start.ts";
 import { Collected } from "../collected.ts";
@@ -19,6 +20,12 @@ const HELLO = "QEMU start to agent hello";
 const FLOOR = "floor (QEMU start to power-off by init)";
 const EXEC = "exec round trip (ctr task exec true)";
 const EXEC_OF_RUNC = "exec round trip, runc";
+
+/** What a machine begins with: a template, as where `shim factory init` has run, or the kernel. */
+const ORIGINS: readonly { readonly suffix: string; readonly config: ConfigOverrides }[] = [
+  { suffix: "", config: {} },
+  { suffix: ", kernel started", config: WITHOUT_TEMPLATE },
+];
 
 /** Milliseconds by step that the shim logs when a guest is ready. */
 interface BootRecord {
@@ -39,14 +46,19 @@ export const bootSuite: Suite = {
     for (let i = 1; i <= runs; i++) {
       progress(`run ${i} of ${runs}`);
       collected.add("shim start (the program `start`)", "ms", await shimStart(host));
-      collected.add("ctr run to first output", "ms", await firstOutput(host, CAISSON_RUNTIME));
-      const boot = lastBoot(host);
-      collected.add(HELLO, "ms", boot.hello - boot.launched);
-      collected.add("request to guest ready, in the shim", "ms", boot.ready);
+      for (const { suffix, config } of ORIGINS) {
+        host.configure(config);
+        collected.add(`ctr run to first output${suffix}`, "ms", await firstOutput(host, CAISSON_RUNTIME));
+        const boot = lastBoot(host);
+        collected.add(`${HELLO}${suffix}`, "ms", boot.hello - boot.launched);
+        collected.add(`request to guest ready, in the shim${suffix}`, "ms", boot.ready);
+      }
+      host.configure();
       collected.add("ctr run to first output, runc", "ms", await firstOutput(host, RUNC_RUNTIME));
     }
     progress("exec");
-    const qemu = await execs(host, runs, collected);
+    await execs(host, runs, collected);
+    const qemu = await commandOfKernel(host);
     const initrd = await buildFloorInitrd(host.world.dir);
     for (let i = 1; i <= runs; i++) {
       progress(`floor ${i} of ${runs}`);
@@ -71,14 +83,16 @@ async function ownShare(runs: number, collected: Collected, progress: (text: str
   await using world = await createWorld();
   for (let i = 0; i <= runs; i++) {
     progress(i === 0 ? "cold start: warm-up" : `cold start ${i} of ${runs}`);
-    const { total, own, parts } = await coldStart(world, `cold${i}`);
+    for (const [index, { suffix, config }] of ORIGINS.entries()) {
+      const { total, own, parts } = await coldStart(world, `cold${i}-${index}`, config);
+      if (i === 0) continue;
+      collected.add(`cold start without containerd${suffix}`, "ms", total);
+      collected.add(`the shim's own share of a cold start${suffix}`, "ms", own);
+      for (const part of Object.keys(PARTS) as (keyof ColdStart["parts"])[])
+        collected.add(`of that ${PARTS[part]}${suffix}`, "ms", parts[part]);
+    }
     const control = await coldStartOfRunc(world, `cold-runc${i}`, RUNC_SHIM);
-    if (i === 0) continue;
-    collected.add("cold start without containerd", "ms", total);
-    collected.add("cold start without containerd, runc", "ms", control);
-    collected.add("the shim's own share of a cold start", "ms", own);
-    for (const part of Object.keys(PARTS) as (keyof ColdStart["parts"])[])
-      collected.add(`of that ${PARTS[part]}`, "ms", parts[part]);
+    if (i > 0) collected.add("cold start without containerd, runc", "ms", control);
   }
   progress("`start` in a running sandbox");
   const { ours, runc } = await runningStarts(world, RUNC_SHIM);
@@ -130,8 +144,17 @@ async function endProcess(pid: number): Promise<void> {
   await runOk(["tail", `--pid=${pid}`, "--follow", "/dev/null"], { timeoutMs: 10_000 });
 }
 
-/** Exec round trips in a running container. @returns the command line of its QEMU */
-async function execs(host: TestHost, runs: number, collected: Collected): Promise<readonly string[]> {
+/** The command line of a QEMU that starts its kernel. */
+async function commandOfKernel(host: TestHost): Promise<readonly string[]> {
+  host.configure(WITHOUT_TEMPLATE);
+  const id = await host.runDetached(["sleep", "10000"]);
+  const { argv } = runningQemu(host.world);
+  await host.remove(id);
+  return argv;
+}
+
+/** Exec round trips in a running container. */
+async function execs(host: TestHost, runs: number, collected: Collected): Promise<void> {
   const id = await host.runDetached(["sleep", "10000"]);
   const control = await host.runDetached(["sleep", "10000"], { runtime: RUNC_RUNTIME });
   await execTime(host, id);
@@ -140,10 +163,8 @@ async function execs(host: TestHost, runs: number, collected: Collected): Promis
     collected.add(EXEC, "ms", await execTime(host, id));
     collected.add(EXEC_OF_RUNC, "ms", await execTime(host, control));
   }
-  const { argv } = runningQemu(host.world);
   await host.remove(control);
   await host.remove(id);
-  return argv;
 }
 
 async function execTime(host: TestHost, id: string): Promise<number> {

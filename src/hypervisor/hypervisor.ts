@@ -131,6 +131,8 @@ export interface Hotplug {
 /** A VMM process. Disposing it kills the VM at once: a guest that should end in order is told so beforehand. */
 export interface RunningVm extends AsyncReleasable {
   readonly pid: number;
+  /** Milliseconds from the process's start until a saved guest went on; 0 where the kernel was started. */
+  readonly restoreMs: number;
   /** Resolves when the VMM's process ended, for whatever reason; never rejects. */
   readonly exited: Promise<ChildExit>;
   /** Resolves with ERR_UNAVAILABLE, the ends of the VMM's stderr and of the console, when it ended unasked. */

@@ -127,8 +127,8 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const { workspace, log } = init;
   const steps: Record<string, number> = {};
   const startedAt = performance.now();
-  const mark = (name: string) => {
-    steps[name] = Math.round((performance.now() - startedAt) * 10) / 10;
+  const mark = (name: string, agoMs = 0) => {
+    steps[name] = Math.round((performance.now() - startedAt - agoMs) * 10) / 10;
   };
   // The wiring first: its thread in the pod's namespace works while the processes are being spawned.
   const [network, sharedFs, vsock] = await allOrAbort<[MachineNetwork, SharedFs, VsockEndpoint]>(signal, [
@@ -150,7 +150,8 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const vm = undo.use("vm", await traced("qemu launch", () => deps.launch(parts, signal)));
   vsock.transport.deviceInherited();
   network.inherited();
-  mark("launched");
+  mark("launched", vm.restoreMs);
+  if (vm.restoreMs > 0) mark("restored");
   failPoint("boot.launched");
   const crashed = firstCrash(vm, [
     ...sharedFs.daemons,

@@ -1,4 +1,4 @@
-/** Makes the template that the machines of e2e tests start from, unless it is there: the preparation of their lane. */
+/** The template that the machines of tests and benches start from; as a program, the preparation of the e2e lane. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -6,13 +6,18 @@ import { assertSetUp, built } from "./paths.ts";
 import { runOk } from "./run.ts";
 import { writeShimConfig } from "./shim-config.ts";
 
-assertSetUp();
-const dir = mkdtempSync(join(tmpdir(), "caisson-test-"));
-try {
-  const config = join(dir, "configuration.toml");
-  writeShimConfig(config);
-  const { stderr } = await runOk([join(built.bin, "shim"), "factory", "init", "--config", config]);
-  process.stdout.write(stderr);
-} finally {
-  rmSync(dir, { recursive: true });
+/** Makes it unless it is there. @returns what `shim factory init` said */
+export async function provideTestTemplate(): Promise<string> {
+  assertSetUp();
+  const dir = mkdtempSync(join(tmpdir(), "caisson-test-"));
+  try {
+    const config = join(dir, "configuration.toml");
+    writeShimConfig(config);
+    const { stderr } = await runOk([join(built.bin, "shim"), "factory", "init", "--config", config]);
+    return stderr;
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 }
+
+if (import.meta.filename === process.argv[1]) process.stdout.write(await provideTestTemplate());

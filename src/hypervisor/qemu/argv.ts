@@ -90,6 +90,8 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
           ...pod.devices.map(device),
         ]
       : []),
+    // Its directory is what `delete` knows it by; that of a machine that boots is in the paths of its sockets.
+    ...(saved === undefined ? [] : [{ switch: "log", path: `${config.runDir}/qemu.log` } as const]),
     ...(config.seccomp === "" ? [] : [{ switch: "sandbox", filter: config.seccomp } as const]),
   ];
   return { args: switches.flatMap(renderSwitch), fds: fds.list, restore };

@@ -96,8 +96,10 @@ async function restored(
     const gone = vm.crashed.then((reason) => {
       throw reason;
     });
+    const startedAt = performance.now();
     const [qmp] = await Promise.race([Promise.all([vm.qmp, filled]), gone]);
     await Promise.race([restore(qmp, what, signal), gone]);
+    vm.restoreMs = performance.now() - startedAt;
     return vm;
   } catch (error) {
     await vm.kill();
@@ -117,6 +119,7 @@ class QemuVm implements RunningVm {
   readonly crashed: Promise<SandboxError>;
   readonly qmp: Promise<QmpClient>;
   readonly hotplug: Promise<QemuHotplug>;
+  restoreMs = 0;
   readonly #child: SupervisedChild;
 
   constructor(child: SupervisedChild, qmp: Promise<QmpClient>, config: VmConfig) {

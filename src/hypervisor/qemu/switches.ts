@@ -102,6 +102,8 @@ export type Switch =
   | { readonly switch: "rng"; readonly id: string }
   | ({ readonly switch: "tap" } & TapNetdev)
   | ({ readonly switch: "device" } & Device)
+  /** Where QEMU's own trace would go; nothing is written unless it is asked for one. */
+  | { readonly switch: "log"; readonly path: string }
   | { readonly switch: "sandbox"; readonly filter: string };
 
 /** The arguments of one switch. */
@@ -155,6 +157,8 @@ export function renderSwitch(item: Switch): string[] {
       return ["-netdev", optionList("tap", tapOptions(item))];
     case "device":
       return ["-device", optionList(item.device, deviceOptions(item))];
+    case "log":
+      return ["-D", item.path];
     case "sandbox":
       return ["-sandbox", item.filter];
     default:

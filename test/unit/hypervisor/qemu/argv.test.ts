@@ -100,7 +100,11 @@ function make(config: VmConfig): string[] {
   const { args } = qemuCommand(config, 9);
   const at = args.indexOf("-object");
   const own = (arg: string, index: number) =>
-    index === at + 1 || arg.startsWith("socket,id=qmp") || arg.startsWith("guest=");
+    index === at + 1 ||
+    arg === "-D" ||
+    arg.endsWith("/qemu.log") ||
+    arg.startsWith("socket,id=qmp") ||
+    arg.startsWith("guest=");
   const start = args.findIndex((arg) => arg === "-kernel" || arg === "-incoming");
   const words = args[start] === "-kernel" ? 6 : 2;
   return args.filter((arg, index) => (index < start || index >= start + words) && !own(arg, index));
@@ -138,6 +142,14 @@ test("qemuCommand() leaves what is a pod's to be plugged in a machine that goes 
     ["vhost-user-fs-pci", "vhost-user-fs-pci", "vhost-vsock-pci", "virtio-net-pci", "virtio-net-pci"],
   );
 });
+
+for (const origin of ["boots", "goes on"]) {
+  test(`qemuCommand() names its directory in the command line of a machine that ${origin}`, () => {
+    const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve(), orders: "1 x" };
+    const { args } = qemuCommand(origin === "boots" ? vhost : { ...vhost, saved }, 9);
+    assert.ok(args.some((arg) => arg.includes("/run/caisson/1/")));
+  });
+}
 
 test("qemuCommand() keeps a value with commas from becoming options", () => {
   const { args } = qemuCommand({ ...vhost, name: "x,debug-threads=off" }, 9);
