@@ -58,7 +58,7 @@ export class MachineLauncher {
     signal: AbortSignal,
   ): Promise<RunningVm | undefined> {
     const { config, paths, log } = this.#init;
-    if (!config.factory.enableTemplate || !fitsTemplate(machine)) return undefined;
+    if (!fitsTemplate(machine)) return undefined;
     const path = findTemplate(config, base, paths.qemu);
     if (path === undefined) return undefined;
     await using undo = new UndoStack();

@@ -78,8 +78,9 @@ function identity(path: string): FileIdentity {
 /** The descriptors are the caller's until it is disposed. */
 export interface OpenTemplate extends Omit<SavedGuest, "orders">, AsyncReleasable {}
 
-/** The directory of the template of machines of the make of `base`; undefined where there is none. */
+/** The directory of the template of machines of the make of `base`; undefined where there is none, or none is wanted. */
 export function findTemplate(config: Config, base: MachineConfig, qemu: string): string | undefined {
+  if (!config.factory.enableTemplate) return undefined;
   const path = join(templatesDir(config), templateKey(base, qemu));
   return existsSync(path) ? path : undefined;
 }

@@ -20,6 +20,7 @@ import { hostMachineDeps } from "../runtime/host-machine.ts";
 import { hostSizeLimits } from "../runtime/host-size.ts";
 import { type NewContainer, Sandbox, type SandboxObserver } from "../runtime/sandbox.ts";
 import { growthLimits, machineSize, podSizeLimits } from "../runtime/sizing.ts";
+import { startSize } from "../runtime/start-size.ts";
 import { readBundleSpec } from "./bundle.ts";
 import type { CreateTask } from "./create-task.ts";
 import { removeLeftover } from "./delete.ts";
@@ -45,14 +46,16 @@ export function sandboxOpener(init: SandboxOpenerInit) {
     if (config.agent.enableDebug) init.log.showDebug("agent");
     for (const warning of config.warnings) init.log.warn({}, warning);
     const accel = chooseAccel(config, init.log);
-    const size = machineSize(spec, hostSizeLimits(config));
-    const limits = growthLimits(size, podSizeLimits(spec, hostSizeLimits(config)));
+    const paths = checkPaths(config);
+    const most = podSizeLimits(spec, hostSizeLimits(config));
+    const size = startSize({ config, paths, accel }, machineSize(spec, most), most);
+    const limits = growthLimits(size, most);
     const netnsPath = networkNamespace(spec);
     const deps = hostMachineDeps(
       {
         name: `caisson-${init.identity.sandboxId}`,
         config,
-        paths: checkPaths(config),
+        paths,
         accel,
         size,
         maxSize: { cpus: limits.maxCpus, memoryMiB: limits.maxMemoryMiB },

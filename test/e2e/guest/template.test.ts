@@ -63,9 +63,34 @@ ledgeredTest(
   },
 );
 
+/** MiB that the guest of `id` has. */
+async function guestMiB(host: TestHost, id: string): Promise<number> {
+  const { stdout } = await host.exec(id, [
+    "sed",
+    "-n",
+    "s/^MemTotal: *\\([0-9]*\\) kB/\\1/p",
+    "/proc/meminfo",
+  ]);
+  return Number(stdout) / 1024;
+}
+
+ledgeredTest(
+  "a container with limits goes on from the template of one without, and has its memory",
+  async (host) => {
+    await withTemplate(host);
+    const limit = ["--memory-limit", String(300 << 20)];
+    const id = await host.runDetached(["sleep", "1000"], { flags: limit });
+    assert.deepEqual(restored(host), [true]);
+    const grown = await guestMiB(host, id);
+    assert.ok(grown > 540, `${grown} MiB`);
+    await host.remove(id);
+  },
+);
+
 ledgeredTest("a machine that is made otherwise starts its kernel", async (host) => {
   await withTemplate(host);
-  const id = await host.runDetached(["sleep", "1000"], { flags: ["--memory-limit", String(100 << 20)] });
+  host.configure({ "factory.template_path": templates(host), "hypervisor.qemu.default_memory": 300 });
+  const id = await host.runDetached(["sleep", "1000"]);
   assert.deepEqual(restored(host), [false]);
   await host.remove(id);
   host.configure({ "factory.template_path": templates(host), "factory.enable_template": false });
