@@ -11,7 +11,6 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../base/deadline.ts";
@@ -68,18 +67,13 @@ export async function makeTemplate(init: MakeTemplateInit, signal: AbortSignal):
     mkdtempSync(join(init.dir, `${UNFINISHED}${process.pid}-`)),
     remove,
   );
-  const runDir = undo.adopt(
-    "directory of the socket",
-    mkdtempSync(join(tmpdir(), "caisson-template-")),
-    remove,
-  );
   const create = (name: string) => undo.adopt(name, openSync(join(making, name), "wx", 0o600), closeSync);
   // First of all: what changes while the guest boots makes the template outdated.
   const basis = JSON.stringify(templateBasis(init.machine, init.qemu));
   writeFileSync(join(making, BASIS_FILE), basis, { mode: 0o600 });
   const state = create(STATE_FILE);
   const memory = create(MEMORY_FILE);
-  const vm = await bootUntilReady(init, runDir, undo, signal);
+  const vm = await bootUntilReady(init, making, undo, signal);
   init.step("waiting for the guest to tell which memory it does not use");
   await Promise.race([delay(scaledMs(REPORTING_MS), undefined, { signal }), failed(vm)]);
   init.step("saving");
@@ -130,7 +124,12 @@ async function bootUntilReady(
     ),
   );
   const what = "the boot of the template's guest";
-  await withDeadline(Promise.race([ready, failed(vm)]), init.bootLimitMs, what, signal);
+  await withDeadline(Promise.race([ready, failed(vm)]), init.bootLimitMs, what, signal).catch(
+    (error: unknown) => {
+      signal.throwIfAborted();
+      throw error;
+    },
+  );
   return vm;
 }
 

@@ -1,7 +1,7 @@
 /** From a command line of `shim` to the verb that does it. Each verb is loaded only when it is called for. */
 import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
 import { commandHelp, parseCommandLine, programHelp, tryHelp, UsageError } from "../cli/index.ts";
-import type { OperatorHost, Verb } from "./host.ts";
+import { Interrupted, type OperatorHost, type Verb } from "./host.ts";
 import { shimProgram } from "./program.ts";
 
 const verbs: Readonly<Record<string, () => Promise<Verb>>> = {
@@ -64,6 +64,7 @@ export async function runShimCommand(argv: readonly string[], host: OperatorHost
       host.stderr(tryHelp(shimProgram, argv));
       return 2;
     }
+    if (error instanceof Interrupted) return error.status;
     if (error instanceof SandboxError) return statuses[error.code] ?? 1;
     if (errnoOf(error) === "EACCES") return statuses.ERR_PERMISSION ?? 1;
     if (host.env.CAISSON_DEBUG !== undefined && error instanceof Error) host.stderr(`${error.stack}\n`);

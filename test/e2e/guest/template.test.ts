@@ -1,7 +1,9 @@
 /** Machines that go on from a template: what they share, what they must not share, and what becomes of a bad template. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync, readFileSync, truncateSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { built } from "../../harness/paths.ts";
 import { describeResult, type RunResult, run } from "../../harness/run.ts";
 import { type TestHost, withTestHost } from "../../harness/test-host.ts";
@@ -124,6 +126,27 @@ ledgeredTest(
     host.configure({ "factory.template_path": templates(host) });
     const next = await host.run(["echo", "fine"]);
     assert.equal(next.stdout, "fine\n", describeResult(next));
+  },
+);
+
+/** Starts `factory init`, sends it `signal` when it says that the guest boots, and waits for its end. */
+async function endInit(host: TestHost, signal: NodeJS.Signals): Promise<number | null> {
+  const child = spawn(join(built.bin, "shim"), ["factory", "init", "--config", host.configFile]);
+  const ended = once(child, "exit") as Promise<[number | null]>;
+  await once(child.stderr, "data");
+  child.kill(signal);
+  return (await ended)[0];
+}
+
+ledgeredTest(
+  "an init that is interrupted leaves nothing, and one that is killed nothing for the next",
+  async (host) => {
+    host.configure({ "factory.template_path": templates(host) });
+    assert.equal(await endInit(host, "SIGINT"), 130);
+    assert.deepEqual(readdirSync(templates(host)), []);
+    assert.equal(await endInit(host, "SIGKILL"), null);
+    const path = await withTemplate(host);
+    assert.deepEqual(readdirSync(templates(host)), [basename(path)]);
   },
 );
 
