@@ -16,6 +16,8 @@ export interface ProcessUsage {
 const TICKS_PER_SECOND = 100;
 /** Of x86-64, the only architecture there is. */
 const PAGE_BYTES = 4096;
+/** Of st_blocks (stat(2)). */
+const BLOCK_BYTES = 512;
 
 /** A component by the name of its process: short, for tables and metrics. */
 export function componentName(process: string): string {
@@ -100,12 +102,43 @@ export interface ProportionalMemory {
 }
 
 /** Undefined when it has ended or may not be looked into. Costs a page table walk. */
-function proportionalMemory(pid: number): ProportionalMemory | undefined {
+function proportionalMemory({ name, pid }: SandboxProcess): ProportionalMemory | undefined {
   try {
     const text = fs.readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
-    return { bytes: keyNumber(text, "Pss") * 1024, fileBytes: keyNumber(text, "Pss_File") * 1024 };
+    return { bytes: proportionalBytes(name, pid, text), fileBytes: keyNumber(text, "Pss_File") * 1024 };
   } catch {
     return undefined;
+  }
+}
+
+/**
+ * The proportional set size of a process of a sandbox, by its smaps_rollup. That of QEMU has only those pages of its guest's memory
+ * that QEMU has looked at; a guest from a template brings more (docs/decisions/0022-templates.md), which are added.
+ */
+export function proportionalBytes(name: string, pid: number, rollup: string): number {
+  const bytes = keyNumber(rollup, "Pss") * 1024;
+  if (name !== "qemu") return bytes;
+  return bytes + Math.max(0, memoryFileBytes(pid) - keyNumber(rollup, "Pss_Shmem") * 1024);
+}
+
+/** Bytes that the host has taken for the memory files (memfd_create(2)) that a process has open. */
+function memoryFileBytes(pid: number): number {
+  const directory = `/proc/${pid}/fd`;
+  const files = new Map<number, number>();
+  for (const fd of fs.readdirSync(directory)) {
+    const path = `${directory}/${fd}`;
+    if (!linkQuietly(path).startsWith("/memfd:")) continue;
+    const { ino, blocks } = fs.statSync(path);
+    files.set(ino, blocks * BLOCK_BYTES);
+  }
+  return [...files.values()].reduce((total, bytes) => total + bytes, 0);
+}
+
+function linkQuietly(path: string): string {
+  try {
+    return fs.readlinkSync(path);
+  } catch {
+    return ""; // it was closed just now
   }
 }
 
@@ -120,10 +153,10 @@ export function proportionalByComponent(
   processes: readonly SandboxProcess[],
 ): Map<string, ProportionalMemory> {
   const components = new Map<string, ProportionalMemory>();
-  for (const { name, pid } of withDescendants(processes)) {
-    const one = proportionalMemory(pid);
+  for (const process of withDescendants(processes)) {
+    const one = proportionalMemory(process);
     if (one === undefined) continue;
-    const component = componentName(name);
+    const component = componentName(process.name);
     const { bytes, fileBytes } = components.get(component) ?? { bytes: 0, fileBytes: 0 };
     components.set(component, { bytes: bytes + one.bytes, fileBytes: fileBytes + one.fileBytes });
   }

@@ -11,8 +11,8 @@ import type { StatsResponse, StatusResponse } from "../../gen/caisson/control/v1
 import { type ControlConnection, connectControl } from "../control-client.ts";
 import {
   componentName,
-  keyNumber,
   type ProcessUsage,
+  proportionalBytes,
   usageByComponent,
   withDescendants,
 } from "../processes.ts";
@@ -288,6 +288,15 @@ async function ask(record: SandboxRecord, entry: Entry): Promise<boolean> {
   }
 }
 
+/** 0 when it has just ended. */
+function quietBytes(name: string, pid: number, rollup: string): number {
+  try {
+    return proportionalBytes(name, pid, rollup);
+  } catch {
+    return 0;
+  }
+}
+
 /** Measures when the last time is long ago. Never rejects. */
 async function measureMemory({ processes }: SandboxRecord, entry: Entry): Promise<void> {
   if (performance.now() - entry.memoryAtMs < PSS_AGE_MS) return;
@@ -297,7 +306,7 @@ async function measureMemory({ processes }: SandboxRecord, entry: Entry): Promis
     const text = await fs.readFile(`/proc/${pid}/smaps_rollup`, "latin1").catch(() => "");
     if (text === "") continue;
     const component = componentName(name);
-    memory.set(component, (memory.get(component) ?? 0) + keyNumber(text, "Pss") * 1024);
+    memory.set(component, (memory.get(component) ?? 0) + quietBytes(name, pid, text));
   }
   entry.memory = memory;
 }

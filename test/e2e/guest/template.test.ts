@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync, truncateSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, statSync, truncateSync } from "node:fs";
 import { basename, join } from "node:path";
 import { built } from "../../harness/paths.ts";
 import { describeResult, type RunResult, run } from "../../harness/run.ts";
@@ -62,6 +62,31 @@ ledgeredTest(
     assert.ok(Math.abs(Number(timeA) - Date.now() / 1000) < 30, `the guest's clock says ${timeA}`);
     await host.remove("one");
     await host.remove("two");
+  },
+);
+
+/** Bytes of a QEMU's own memory, and of the file that is its guest's. */
+function ownAndGuestBytes(pid: number): [number, number] {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
+  const own = Number(/^Pss_Anon: +(\d+)/m.exec(rollup)?.[1]) * 1024;
+  const files = readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
+  const memory = files.find((file) => readlinkSync(file).startsWith("/memfd:")) ?? "";
+  return [own, statSync(memory).blocks * 512];
+}
+
+ledgeredTest(
+  "the memory that a guest brings is counted, also what its QEMU has not looked at",
+  async (host) => {
+    await withTemplate(host);
+    const id = await host.runDetached(["sleep", "1000"]);
+    const listed = await run(host.world.enter([join(built.bin, "shim"), "list", "--json"]));
+    const [sandbox] = JSON.parse(listed.stdout) as [{ pssBytes: Record<string, number> }];
+    const qemu = host.world.processes().find(({ commandLine }) => commandLine.includes("-incoming"));
+    const [own, guest] = ownAndGuestBytes(qemu?.pid ?? 0);
+    assert.ok(guest > 50 << 20, `the guest's file has ${guest} bytes`);
+    const said = sandbox.pssBytes.qemu ?? 0;
+    assert.ok(said > 0.9 * (own + guest), `${JSON.stringify(sandbox.pssBytes)} of ${own} and ${guest}`);
+    await host.remove(id);
   },
 );
 
