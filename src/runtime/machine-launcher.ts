@@ -2,7 +2,7 @@
  * Starts a sandbox's machine: from a template where there is one that fits it, else from the kernel. A template with which it
  * does not work is given up, so that no other machine tries it.
  */
-import { describeError } from "../base/errors.ts";
+import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { RunningVm, VmConfig } from "../hypervisor/hypervisor.ts";
@@ -72,17 +72,18 @@ export class MachineLauncher {
       return vm;
     } catch (error) {
       if (signal.aborted) throw error;
-      discardTemplate(path);
-      log.warn(
-        { path, err: describeError(error) },
-        `the template does not work, the kernel is started; ${REMEDY}`,
-      );
+      // What the host lacks for the moment says nothing about the template.
+      const errno = errnoOf(error);
+      if (errno === undefined || errno === "ENOENT") discardTemplate(path);
+      if (error instanceof SandboxError && error.code === "ERR_BOOT") throw error;
+      const what = "the machine could not go on from the template, its kernel is started";
+      log.warn({ path, err: describeError(error) }, `${what}; ${REMEDY}`);
       return undefined;
     }
   }
 }
 
-const REMEDY = "shim factory init makes a new one";
+const REMEDY = "shim factory status tells whether there is one, shim factory init makes one";
 
 function podMachine(init: MachineLauncherInit, base: MachineConfig, parts: LaunchParts): VmConfig {
   const consoleFile = rotatingFile(parts.workspace.paths.consoleLog, CONSOLE_LIMIT_BYTES);

@@ -54,7 +54,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   "block backend": "needs a disk of the host; QEMU's end takes it along",
   backend: "needs a machine that grows; QEMU's end takes it along",
   disk: "needs a disk of the host; QEMU's end takes it along",
-  "template's state": "test/e2e/template (a machine without one has none); a descriptor",
+  "template's state": "descriptors of ours only: the machine starts its kernel without",
   "template's memory": "as the template's state",
   "guest memory": "as the template's state",
   template: "as the template's state",

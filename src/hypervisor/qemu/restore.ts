@@ -5,7 +5,7 @@
  * when the guest is there, before it runs: all as functions of one device, the first of which comes last, for it
  * is the one that makes the guest look (PCIe base specification, hot-plug of devices with several functions).
  */
-import { SandboxError } from "../../base/errors.ts";
+import { describeError, SandboxError } from "../../base/errors.ts";
 import { timeoutMs } from "../../base/timeouts.ts";
 import type { QmpClient } from "../../qmp/index.ts";
 import { POD_PORT, type Restore } from "./argv.ts";
@@ -19,19 +19,36 @@ const ENDS: readonly string[] = ["completed", "failed"];
 /** Events tell the end; memory that is a shared file is not in the state (qapi/migration.json). */
 export const MIGRATION_CAPABILITIES = ["events", "x-ignore-shared"] as const;
 
-/** @throws SandboxError ERR_HOST, ERR_UNAVAILABLE (QEMU ends when it cannot read a state), ERR_DEADLINE, ERR_CANCELED */
+/**
+ * @throws SandboxError ERR_HOST, ERR_UNAVAILABLE (QEMU ends when it cannot read a state), ERR_DEADLINE, ERR_CANCELED; ERR_BOOT when the
+ *   state was read and the rest failed: what is behind the pod's devices may be of no use any more.
+ */
 export async function restore(qmp: QmpClient, what: Restore, signal: AbortSignal): Promise<void> {
+  await read(qmp, what.stateFd, signal);
+  try {
+    await plug(qmp, what, signal);
+  } catch (cause) {
+    if (signal.aborted) throw cause;
+    const message = `the pod's devices could not be plugged into its machine: ${describeError(cause)}`;
+    throw new SandboxError("ERR_BOOT", message, { cause });
+  }
+}
+
+async function read(qmp: QmpClient, stateFd: number, signal: AbortSignal): Promise<void> {
   const capabilities = MIGRATION_CAPABILITIES.map((capability) => ({ capability, state: true }));
   const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs("qmpCommand"))]);
   const ended = qmp.waitFor("MIGRATION", ({ status }) => ENDS.includes(status), limit);
   await Promise.all([
     qmp.execute("migrate-set-capabilities", { capabilities }, { signal }),
-    qmp.execute("migrate-incoming", { uri: `fd:${what.stateFd}` }, { signal }),
+    qmp.execute("migrate-incoming", { uri: `fd:${stateFd}` }, { signal }),
     ended,
   ]);
   if ((await ended).status !== "completed") {
     throw new SandboxError("ERR_HOST", "QEMU could not read the template's state");
   }
+}
+
+async function plug(qmp: QmpClient, what: Restore, signal: AbortSignal): Promise<void> {
   const chardevs = what.chardevs.map(({ id, path }) => {
     const data = { addr: { type: "unix", data: { path } }, server: false };
     return qmp.execute("chardev-add", { id, backend: { type: "socket", data } }, { signal });
