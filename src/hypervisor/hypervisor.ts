@@ -41,8 +41,7 @@ export interface SharedFsConfig {
 export interface SavedGuest {
   /** The state of its devices, to be read from the beginning. */
   readonly stateFd: number;
-  /** The file that becomes this machine's memory, and when the guest's is in it. */
-  readonly memoryFd: number;
+  /** When the guest's memory is in the machine's `memoryFd`. */
   readonly filled: Promise<unknown>;
   /** The line that it reads on its console. */
   readonly orders: string;
@@ -92,6 +91,11 @@ export interface VmConfig {
   readonly reclaimFreedMemory?: boolean;
   /** The VMM's own system call filter, in the syntax of QEMU's -sandbox; empty: none. */
   readonly seccomp: string;
+  /**
+   * An empty file in memory that becomes the guest's; absent: one of the VMM's own. Who saves a guest and who goes on from it need
+   * it: QEMU keeps memory out of its state only where it was given the file (since 8.1, migration/ram.c).
+   */
+  readonly memoryFd?: number | undefined;
   /** Its guest is going to be saved, for machines that have it as `saved`. */
   readonly template?: boolean;
   /** Goes on from a saved guest instead of starting the kernel. */

@@ -5,8 +5,6 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
-  readdirSync,
-  readlinkSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -16,15 +14,22 @@ import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../base/deadline.ts";
 import { errnoOf, SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { scaledMs, timeoutMs } from "../base/timeouts.ts";
+import { timeoutMs } from "../base/timeouts.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
-import { MIGRATION_CAPABILITIES } from "../hypervisor/qemu/restore.ts";
-import { copyPages } from "../native/index.ts";
+import { MIGRATION_CAPABILITIES, takesStateFiles } from "../hypervisor/qemu/restore.ts";
+import { closeFd, copyPages } from "../native/index.ts";
 import type { QmpClient } from "../qmp/index.ts";
 import type { MachineConfig } from "../runtime/machine-config.ts";
-import { BASIS_FILE, MEMORY_FILE, STATE_FILE, templateBasis, templateMachine } from "../runtime/template.ts";
+import {
+  BASIS_FILE,
+  guestMemory,
+  MEMORY_FILE,
+  STATE_FILE,
+  templateBasis,
+  templateMachine,
+} from "../runtime/template.ts";
 import { UNFINISHED } from "./templates.ts";
 
 /** The line that a guest prints when it can be saved (guest-agent/src/boot/template.ts). */
@@ -40,8 +45,6 @@ const STATE_FD = "state";
 const NO_LIMIT = Number.MAX_SAFE_INTEGER;
 /** How a migration ends (MigrationStatus, qapi/migration.json). */
 const ENDS: readonly string[] = ["completed", "failed"];
-/** What its link in /proc begins with (memfd_create(2); the name is QEMU's, backends/hostmem-memfd.c). */
-const MEMFD = "/memfd:memory-backend-memfd";
 export interface MakeTemplateInit {
   /** Directory of the templates. */
   readonly dir: string;
@@ -73,12 +76,13 @@ export async function makeTemplate(init: MakeTemplateInit, signal: AbortSignal):
   writeFileSync(join(making, BASIS_FILE), basis, { mode: 0o600 });
   const state = create(STATE_FILE);
   const memory = create(MEMORY_FILE);
-  const vm = await bootUntilReady(init, making, undo, signal);
+  const guest = undo.adopt("guest memory", guestMemory(), closeFd);
+  const vm = await bootUntilReady(init, making, guest, undo, signal);
   init.step("waiting for the guest to tell which memory it does not use");
-  await Promise.race([delay(scaledMs(REPORTING_MS), undefined, { signal }), failed(vm)]);
+  await Promise.race([delay(REPORTING_MS, undefined, { signal }), failed(vm)]);
   init.step("saving");
-  await Promise.race([save(await vm.qmp, state, signal), failed(vm)]);
-  await saveMemory(vm.pid, memory);
+  await Promise.race([save(await vm.qmp, { fd: state, path: join(making, STATE_FILE) }, signal), failed(vm)]);
+  await copyPages(guest, memory);
   await vm.kill();
   for (const fd of [state, memory]) fsyncSync(fd);
   try {
@@ -102,6 +106,7 @@ async function failed(vm: RunningVm): Promise<never> {
 async function bootUntilReady(
   init: MakeTemplateInit,
   runDir: string,
+  memoryFd: number,
   undo: UndoStack,
   signal: AbortSignal,
 ): Promise<RunningVm> {
@@ -118,6 +123,7 @@ async function bootUntilReady(
         ...templateMachine(init.machine),
         name: "caisson-template",
         runDir,
+        memoryFd,
         onConsoleLine: (line) => line.includes(READY) && markReady(),
       },
       signal,
@@ -134,28 +140,22 @@ async function bootUntilReady(
 }
 
 /** The guest is stopped before it is saved: it is then restored so, and gets its pod's devices before it runs. */
-async function save(qmp: QmpClient, state: number, signal: AbortSignal): Promise<void> {
+async function save(
+  qmp: QmpClient,
+  state: { readonly fd: number; readonly path: string },
+  signal: AbortSignal,
+): Promise<void> {
   await qmp.execute("stop", undefined, { signal });
   const capabilities = MIGRATION_CAPABILITIES.map((capability) => ({ capability, state: true }));
   await qmp.execute("migrate-set-capabilities", { capabilities }, { signal });
   await qmp.execute("migrate-set-parameters", { "max-bandwidth": NO_LIMIT }, { signal });
-  await qmp.execute("getfd", { fdname: STATE_FD }, { signal, fds: [state] });
+  const uri = takesStateFiles(qmp) ? `file:${state.path}` : `fd:${STATE_FD}`;
+  if (!takesStateFiles(qmp)) {
+    await qmp.execute("getfd", { fdname: STATE_FD }, { signal, fds: [state.fd] });
+  }
   const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs("qmpCommand"))]);
   const ended = qmp.waitFor("MIGRATION", ({ status }) => ENDS.includes(status), limit);
-  await qmp.execute("migrate", { uri: `fd:${STATE_FD}` }, { signal });
+  await qmp.execute("migrate", { uri }, { signal });
   const { status } = await ended;
   if (status !== "completed") throw new SandboxError("ERR_HOST", "QEMU could not save the guest");
-}
-
-/** The guest's memory is a file in memory that QEMU has open. */
-async function saveMemory(pid: number, into: number): Promise<void> {
-  const descriptors = `/proc/${pid}/fd`;
-  const name = readdirSync(descriptors).find((fd) => readlinkSync(join(descriptors, fd)).startsWith(MEMFD));
-  if (name === undefined) throw new SandboxError("ERR_HOST", "QEMU has no memory file");
-  const memory = openSync(join(descriptors, name), "r");
-  try {
-    await copyPages(memory, into);
-  } finally {
-    closeSync(memory);
-  }
 }

@@ -64,10 +64,8 @@ export class MachineLauncher {
     await using undo = new UndoStack();
     try {
       const template = undo.use("template", await openTemplate(path));
-      const vm = await this.#qemu.launch(
-        { ...machine, saved: { ...template, orders: orders(helloPort) } },
-        signal,
-      );
+      const saved = { ...template.saved, orders: orders(helloPort) };
+      const vm = await this.#qemu.launch({ ...machine, memoryFd: template.memoryFd, saved }, signal);
       this.#template = path;
       return vm;
     } catch (error) {

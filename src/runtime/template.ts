@@ -76,7 +76,10 @@ function identity(path: string): FileIdentity {
 }
 
 /** The descriptors are the caller's until it is disposed. */
-export interface OpenTemplate extends Omit<SavedGuest, "orders">, AsyncReleasable {}
+export interface OpenTemplate extends AsyncReleasable {
+  readonly saved: Omit<SavedGuest, "orders">;
+  readonly memoryFd: number;
+}
 
 /** The directory of the template of machines of the make of `base`; undefined where there is none, or none is wanted. */
 export function findTemplate(config: Config, base: MachineConfig, qemu: string): string | undefined {
@@ -90,16 +93,22 @@ export function fitsTemplate({ hugepages, sharedFs = [], nics }: VmConfig): bool
   return hugepages !== true && sharedFs.length + nics.length + 1 <= MAX_POD_DEVICES;
 }
 
+/** An empty file in memory for a guest; the caller closes it. */
+export function guestMemory(): number {
+  return memfdCreate("caisson-guest");
+}
+
 /** Opens the template in the directory `path` and begins to copy its memory. @throws when it is not whole */
 export async function openTemplate(path: string): Promise<OpenTemplate> {
   await using undo = new UndoStack();
   const state = undo.adopt("template's state", openSync(join(path, STATE_FILE), "r"), closeSync);
   const content = undo.adopt("template's memory", openSync(join(path, MEMORY_FILE), "r"), closeSync);
-  const memory = undo.adopt("guest memory", memfdCreate("caisson-guest"), closeFd);
+  const memory = undo.adopt("guest memory", guestMemory(), closeFd);
   const filled = copyPages(content, memory);
   filled.catch(() => undefined);
   const owned = undo.move();
-  return { stateFd: state, memoryFd: memory, filled, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  const saved = { stateFd: state, filled };
+  return { saved, memoryFd: memory, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 /** Takes a template away. Machines that read it now are not disturbed. */

@@ -64,7 +64,7 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
       sizeMiB: config.memoryMiB,
       maxMiB: config.maxMemoryMiB,
       backend: "ram",
-      file: saved && fds.add(saved.memoryFd),
+      file: config.memoryFd === undefined ? undefined : fds.add(config.memoryFd),
       hugepages: config.hugepages === true,
       preallocate: config.preallocate === true,
     },

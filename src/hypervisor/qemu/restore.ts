@@ -20,6 +20,14 @@ const ENDS: readonly string[] = ["completed", "failed"];
 export const MIGRATION_CAPABILITIES = ["events", "x-ignore-shared"] as const;
 
 /**
+ * Whether QEMU takes the path of a file with a state: 8.2 and later (migration/file.c). A descriptor of a file is deprecated
+ * since 9.1 (migration/fd.c).
+ */
+export function takesStateFiles({ version: { major, minor } }: QmpClient): boolean {
+  return major > 8 || (major === 8 && minor >= 2);
+}
+
+/**
  * @throws SandboxError ERR_HOST, ERR_UNAVAILABLE (QEMU ends when it cannot read a state), ERR_DEADLINE, ERR_CANCELED; ERR_BOOT when the
  *   state was read and the rest failed: what is behind the pod's devices may be of no use any more.
  */
@@ -36,11 +44,12 @@ export async function restore(qmp: QmpClient, what: Restore, signal: AbortSignal
 
 async function read(qmp: QmpClient, stateFd: number, signal: AbortSignal): Promise<void> {
   const capabilities = MIGRATION_CAPABILITIES.map((capability) => ({ capability, state: true }));
+  const uri = takesStateFiles(qmp) ? `file:/proc/self/fd/${stateFd}` : `fd:${stateFd}`;
   const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs("qmpCommand"))]);
   const ended = qmp.waitFor("MIGRATION", ({ status }) => ENDS.includes(status), limit);
   await Promise.all([
     qmp.execute("migrate-set-capabilities", { capabilities }, { signal }),
-    qmp.execute("migrate-incoming", { uri: `fd:${stateFd}` }, { signal }),
+    qmp.execute("migrate-incoming", { uri }, { signal }),
     ended,
   ]);
   if ((await ended).status !== "completed") {

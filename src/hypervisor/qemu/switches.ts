@@ -243,7 +243,8 @@ export function deviceOptions(item: Device): Record<string, OptionValue> {
     case "vhost-user-fs-pci":
       return { chardev: item.chardev, tag: item.tag, "queue-size": item.queueSize };
     case "vhost-vsock-pci":
-      return { "guest-cid": item.guestCid, vhostfd: item.fd };
+      // Text, also in QMP.
+      return { "guest-cid": item.guestCid, vhostfd: String(item.fd) };
     case "vhost-user-vsock-pci":
       return { chardev: item.chardev };
     case "virtio-blk-pci":

@@ -113,14 +113,14 @@ function make(config: VmConfig): string[] {
 test("qemuCommand() makes a machine that goes on as it makes that of its template", () => {
   const { sharedFs: _, vsock: __, ...rest } = vhost;
   const template = make({ ...rest, template: true, nics: [] });
-  const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve(), orders: "1 x" };
-  assert.deepEqual(make({ ...vhost, saved }), template);
+  const saved = { stateFd: 50, filled: Promise.resolve(), orders: "1 x" };
+  assert.deepEqual(make({ ...vhost, saved, memoryFd: 51 }), template);
   assert.ok(template.includes("pcie-root-port,id=pod,bus=pcie.0,chassis=3,slot=3,addr=1e"));
 });
 
 test("qemuCommand() leaves what is a pod's to be plugged in a machine that goes on", () => {
-  const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve(), orders: "1 x" };
-  const { args, fds, restore } = qemuCommand({ ...vhost, saved }, 9);
+  const saved = { stateFd: 50, filled: Promise.resolve(), orders: "1 x" };
+  const { args, fds, restore } = qemuCommand({ ...vhost, saved, memoryFd: 51 }, 9);
   const inChild = (fd: number) => fds.indexOf(fd) + 3;
   const text = args.join(" ");
   assert.doesNotMatch(text, /vhost-|virtio-net|netdev|-kernel|-initrd|-append/);
