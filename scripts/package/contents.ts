@@ -70,9 +70,8 @@ export function contents(root: string, init: ContentsInit): Entry[] {
         mode: path.endsWith(".sh") ? 0o755 : 0o644,
       }),
     ),
-    file(
-      "/usr/lib/systemd/system/caisson-osbuilder-generate.service",
-      "configs/systemd/caisson-osbuilder-generate.service",
+    ...readdirSync(join(root, "configs/systemd")).map((name) =>
+      file(`/usr/lib/systemd/system/${name}`, `configs/systemd/${name}`),
     ),
     ...completions.flatMap((name) => [
       file(`/usr/share/bash-completion/completions/${name}`, `configs/completions/bash/${name}`),

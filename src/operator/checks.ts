@@ -12,6 +12,7 @@ import { imageFacts } from "./image-facts.ts";
 import { inotifyInstances, takenInstances } from "./inotify.ts";
 import { type Distro, distroOf, installCommand } from "./packages.ts";
 import { findSandboxes } from "./sandbox-record.ts";
+import { listTemplates, templateObstacle, wantedTemplate } from "./templates.ts";
 import { loadTools } from "./tools.ts";
 import { atLeast, firstLineOf, LEAST_NODE, versionIn } from "./versions.ts";
 
@@ -92,6 +93,7 @@ const checks: readonly Check[] = [
   utilLinux,
   addon,
   image,
+  template,
   memory,
   hugePages,
   inotify,
@@ -259,6 +261,20 @@ function image({ config, host }: Context): CheckResult {
   if (manifest.agent.version !== null && manifest.agent.version !== host.version)
     return warning("guest image", `${found}, but this is version ${host.version}`, remedy);
   return ok("guest image", found);
+}
+
+async function template({ config }: Context): Promise<CheckResult> {
+  const obstacle = templateObstacle(config);
+  if (obstacle !== undefined) return ok("template", `off, machines start their kernel: ${obstacle}`);
+  const remedy = "shim factory init";
+  try {
+    const { dir, key } = await wantedTemplate(config);
+    return listTemplates(dir).some((one) => one.key === key)
+      ? ok("template", `new machines start from ${join(dir, key)}`)
+      : warning("template", "new machines start their kernel", remedy);
+  } catch (error) {
+    return warning("template", describeError(error), `mend what fails, then ${remedy}`);
+  }
 }
 
 function memory({ config }: Context): CheckResult {

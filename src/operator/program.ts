@@ -210,8 +210,12 @@ const hostCommands: readonly CommandDefinition[] = [
       "Boots a machine as the configuration has it for pods without limits, saves its guest before it is anybody's, and keeps " +
       "that for the machines that start from now on: they are sooner ready and need less memory of the host. Does nothing " +
       "when the template is there. It holds until kernel, image, QEMU or configuration change, or the host is booted anew; " +
-      "templates that nobody can use any more are removed.",
-    options: [configFile, { name: "force", short: "f", help: "make it anew" }],
+      "templates that nobody can use any more are removed. caisson-template.service runs it when the host has booted.",
+    options: [
+      configFile,
+      { name: "force", short: "f", help: "make it anew" },
+      { name: "if-enabled", help: "do nothing where the configuration has no use for one" },
+    ],
   },
   {
     name: "factory status",
@@ -339,7 +343,7 @@ export const shimProgram: ProgramDefinition = {
   files: [
     ["/run/caisson/ID-HASH/", "a sandbox's journal, sockets and logs"],
     ["/etc/caisson/configuration.toml", "the configuration"],
-    ["/var/cache/caisson/", "the guest images"],
+    ["/var/cache/caisson/", "the guest images and templates"],
   ],
   seeAlso: ["osbuilder(8)"],
 };

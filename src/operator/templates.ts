@@ -11,7 +11,6 @@ import { type MachineConfig, machineConfig } from "../runtime/machine-config.ts"
 import { growthLimits, machineSize } from "../runtime/sizing.ts";
 import {
   BASIS_FILE,
-  fitsTemplate,
   holds,
   MEMORY_FILE,
   type TemplateBasis,
@@ -32,17 +31,21 @@ export interface WantedTemplate {
   readonly qemu: string;
 }
 
+/** Why machines of this configuration always start their kernel; undefined: they need not. */
+export function templateObstacle({ factory, hypervisor }: Config): string | undefined {
+  if (!factory.enableTemplate) return "templates are off: enable_template = true in [factory] turns them on";
+  if (hypervisor.enableHugepages)
+    return "a guest whose memory is huge pages (enable_hugepages) has no template";
+  return undefined;
+}
+
 /**
  * The template for pods and containers without limits, as `config` has them.
- * @throws ERR_CONFIG, ERR_UNSUPPORTED where no template can be used
+ * @throws ERR_CONFIG, also where no template can be used
  */
 export async function wantedTemplate(config: Config): Promise<WantedTemplate> {
-  if (!config.factory.enableTemplate) {
-    throw new SandboxError(
-      "ERR_CONFIG",
-      "templates are off: enable_template = true in [factory] turns them on",
-    );
-  }
+  const obstacle = templateObstacle(config);
+  if (obstacle !== undefined) throw new SandboxError("ERR_CONFIG", obstacle);
   const paths = checkPaths(config);
   const unlimited = { ociVersion: "1.0.2" };
   const limits = hostSizeLimits(config);
@@ -52,12 +55,6 @@ export async function wantedTemplate(config: Config): Promise<WantedTemplate> {
   const tscKhz = accel === "tcg" ? await measureTsc() : undefined;
   const maxSize = { cpus: maxCpus, memoryMiB: maxMemoryMiB };
   const machine = machineConfig({ config, paths, accel, size, maxSize }, tscKhz);
-  if (!fitsTemplate({ ...machine, name: "", runDir: "", nics: [] })) {
-    throw new SandboxError(
-      "ERR_UNSUPPORTED",
-      "a guest whose memory is huge pages (enable_hugepages) has no template",
-    );
-  }
   return { dir: templatesDir(config), key: templateKey(machine, paths.qemu), machine, qemu: paths.qemu };
 }
 

@@ -7,6 +7,7 @@ import { describeResult } from "../harness/run.ts";
 const RUN = `ctr run --runtime io.containerd.caisson.v2`;
 const IMAGES = "/var/cache/caisson";
 const UNIT = "caisson-osbuilder-generate.service";
+const TEMPLATE_UNIT = "caisson-template.service";
 const NEXT_VERSION = "99.0.0";
 
 /** What each Debian brings along, and what is asked for its version. */
@@ -48,6 +49,17 @@ async function podIdentity(id: string): Promise<string> {
   return await host().shOk(`pgrep -x 'caisson-shim|qemu-system-x86|virtiofsd' | sort -n; ${exec}`);
 }
 
+/** Waits for the template's unit, which is at work already. @returns the key of the template that new machines start from */
+async function template(): Promise<string> {
+  await host().shOk(`systemctl start ${TEMPLATE_UNIT}`);
+  const { ready, wanted } = JSON.parse(await host().shOk("shim factory status --json")) as {
+    readonly ready: boolean;
+    readonly wanted: string;
+  };
+  assert.ok(ready, await host().shOk(`systemctl status ${TEMPLATE_UNIT}`));
+  return wanted;
+}
+
 test("apt install and nothing else: ctr run works", async () => {
   const output = await host().install(await host().putPackage());
   assert.doesNotMatch(output, /caisson: /, "a complaint of the maintainer scripts");
@@ -57,6 +69,7 @@ test("apt install and nothing else: ctr run works", async () => {
   );
   const kernel = (await host().shOk("uname -r")).trim();
   assert.equal((await host().shOk(`ls ${IMAGES}/osbuilder-images`)).trim(), kernel);
+  await template();
   const result = await host().sh(
     `${RUN} --rm ${LAB_IMAGE} first sh -c 'cat /proc/sys/kernel/random/boot_id; exit 7'`,
   );
@@ -73,6 +86,7 @@ test("shim check finds nothing wrong, and the accelerator, vsock and network of 
     /^vsock +ok +vhost:/m,
     /^vhost-net +ok /m,
     /^guest image +ok /m,
+    /^template +ok +new machines start from \/var\/cache\/caisson\/templates\//m,
   ]) {
     assert.match(checked.stdout, line);
   }
@@ -103,7 +117,8 @@ test("an upgrade leaves a running pod alone, and the next pod has the new versio
   assert.equal(await podIdentity("pod"), identity);
 });
 
-test("a new kernel: the unit makes its image and switches the links, running pods keep theirs", async () => {
+test("a new kernel: the units make its image and template and switch the links, running pods keep theirs", async () => {
+  const earlier = await template();
   const identity = await podIdentity("pod");
   const before = (await host().shOk("uname -r")).trim();
   // The host itself is not booted with it, so it needs no initial RAM disk, which takes five minutes here.
@@ -116,6 +131,7 @@ test("a new kernel: the unit makes its image and switches the links, running pod
   await host().shOk(`systemctl restart ${UNIT}`);
   const link = (await host().shOk(`readlink ${IMAGES}/vmlinuz.container`)).trim();
   assert.ok(link.includes(`/${next}/`), link);
+  assert.notEqual(await template(), earlier);
   assert.equal(await podIdentity("pod"), identity);
   assert.equal((await host().shOk(`${RUN} --rm ${LAB_IMAGE} third uname -r`)).trim(), next);
   const inPod = await host().shOk("ctr task exec --exec-id k1 pod uname -r");
@@ -134,6 +150,7 @@ test("remove refuses while a sandbox runs, and then leaves only images and setti
     "",
   );
   assert.match(await host().shOk(`ls ${IMAGES}`), /caisson-initrd.img/);
+  assert.equal(await host().shOk(`ls -A ${IMAGES}/templates`), "");
 });
 
 test("purge leaves nothing", async () => {

@@ -1,4 +1,4 @@
-/** The path that users run: KVM, vhost-vsock, vhost-net, the Rust virtiofsd, cgroup v2 under systemd. */
+/** The path that users run: KVM, a template, vhost-vsock, vhost-net, the Rust virtiofsd, cgroup v2 under systemd. */
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
@@ -15,6 +15,8 @@ before(async () => {
   started = await LabHost.start();
   await started.importImage();
   await started.install(await started.putPackage());
+  // The unit is at work already: this waits for it.
+  await started.shOk("systemctl start caisson-template.service");
   await started.shOk(`ip netns add pod
 ip link add veth0 type veth peer name eth0 netns pod
 ip addr add ${NODE}/24 dev veth0
@@ -82,7 +84,7 @@ test("QEMU runs the guest with KVM and holds vhost-vsock and vhost-net", async (
   }
   const command = await host().shOk("tr '\\0' ' ' < /proc/$(pgrep qemu-system)/cmdline");
   assert.match(command, / -accel kvm /);
-  assert.match(command, /vhost-vsock-pci/);
+  assert.match(command, / -incoming /, "it did not go on from the template");
   // The kernel's own threads that move the bytes.
   assert.match(await host().shOk("ps -eLo comm"), /^vhost-/m);
 });
@@ -159,16 +161,34 @@ test("shim list, exec and net show the sandbox", async () => {
   );
 });
 
-test("two more machines at the same time, each with a CID of its own", async () => {
-  const names = ["a", "b"];
-  const run = (name: string) => `${RUN} --detach --null-io ${LAB_IMAGE} ${name} sleep 100000`;
-  const [a = "", b = ""] = names.map(run);
-  await host().shOk(`${a} & first=$!; ${b} && wait $first`);
+/** What two guests of one template must not have in common. */
+const SECRETS = "sh -c 'cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1'";
+
+test("two more machines at the same time: one goes on from the template, one starts its kernel", async () => {
+  const run = (name: string, ...flags: string[]) =>
+    `${RUN} --detach --null-io ${flags.join(" ")} ${LAB_IMAGE} ${name} sleep 100000`;
+  const own = ["--annotation", "io.caisson.config.factory.enable_template=false"];
+  await host().shOk(`${run("a")} & first=$!; ${run("b", ...own)} && wait $first`);
   const commands = await host().shOk(
-    "for p in $(pgrep qemu-system); do tr '\\0' '\\n' < /proc/$p/cmdline; done",
+    "for p in $(pgrep qemu-system); do tr '\\0' ' ' < /proc/$p/cmdline; echo; done",
   );
-  const cids = [...commands.matchAll(/guest-cid"?[=:](\d+)/g)].map((match) => match[1]);
-  assert.equal(new Set(cids).size, 3, commands);
+  const begins = ["a", "b"].map((name) => {
+    const command = commands.split("\n").find((line) => line.includes(` guest=caisson-${name},`)) ?? "";
+    return / (-incoming|-kernel) /.exec(command)?.[1];
+  });
+  assert.deepEqual(begins, ["-incoming", "-kernel"], commands);
+  const said: string[] = [];
+  for (const name of ["pod", "a"]) {
+    said.push(
+      ...(await host().shOk(`ctr task exec --exec-id secrets ${name} ${SECRETS}`)).trim().split("\n"),
+    );
+  }
+  assert.equal(said.length, 4, said.join(" "));
+  assert.equal(new Set(said).size, 4, said.join(" "));
+  const seconds = await host().shOk("ctr task exec --exec-id time a date +%s; date +%s");
+  const [guest = 0, now = 0] = seconds.trim().split("\n").map(Number);
+  assert.ok(Math.abs(now - guest) < 60, seconds);
+  const names = ["a", "b"];
   const remove = (name: string) =>
     `(ctr task kill -s KILL ${name}; ctr task delete -f ${name}; ctr container delete ${name}) &`;
   await host().shOk(`${names.map(remove).join(" ")} wait`);

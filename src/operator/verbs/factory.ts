@@ -6,11 +6,22 @@ import { type Config, loadConfig } from "../../config/index.ts";
 import { templatesDir } from "../../runtime/template.ts";
 import { type OperatorHost, printJson } from "../host.ts";
 import { makeTemplate } from "../make-template.ts";
-import { isOutdated, listTemplates, removeTemplates, wantedTemplate } from "../templates.ts";
+import {
+  isOutdated,
+  listTemplates,
+  removeTemplates,
+  templateObstacle,
+  wantedTemplate,
+} from "../templates.ts";
 import { absolutePath } from "./config.ts";
 
 export async function runFactoryInit(args: Arguments, host: OperatorHost): Promise<number> {
   const config = await configOf(args);
+  const obstacle = templateObstacle(config);
+  if (obstacle !== undefined && args.flag("if-enabled")) {
+    host.stderr(`nothing to do: ${obstacle}\n`);
+    return 0;
+  }
   const wanted = await wantedTemplate(config);
   const began = performance.now();
   const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;

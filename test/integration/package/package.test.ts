@@ -77,7 +77,7 @@ test("everything that belongs to a host of pods is in it", () => {
     ),
     ...["defaults/configuration.toml", "crio/50-caisson"].map((name) => `${share}/${name}`),
     ...["v2", "v3"].map((version) => `${share}/containerd/caisson-${version}.toml`),
-    "/usr/lib/systemd/system/caisson-osbuilder-generate.service",
+    ...["osbuilder-generate", "template"].map((name) => `/usr/lib/systemd/system/caisson-${name}.service`),
     ...completions,
   ]) {
     assert.ok(files.includes(path), path);

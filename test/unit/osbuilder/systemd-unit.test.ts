@@ -1,4 +1,4 @@
-/** The systemd unit that keeps the image current: what it runs and when, and that it may do no more than it needs. */
+/** The systemd units that keep image and template current: what they run and when, and that they may do no more than they need. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -8,8 +8,9 @@ import { test } from "node:test";
 import { program } from "../../../osbuilder/commands.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
 
-const NAME = "caisson-osbuilder-generate.service";
-const text = readFileSync(join(repositoryRoot, "configs/systemd", NAME), "utf8");
+const IMAGE = "caisson-osbuilder-generate.service";
+const TEMPLATE = "caisson-template.service";
+const textOf = (name: string) => readFileSync(join(repositoryRoot, "configs/systemd", name), "utf8");
 
 /** "Section.Key" → its values (systemd.syntax(7)). @throws for a line that is none */
 function parseUnit(unit: string): ReadonlyMap<string, readonly string[]> {
@@ -30,7 +31,8 @@ function parseUnit(unit: string): ReadonlyMap<string, readonly string[]> {
   return values;
 }
 
-const unit = parseUnit(text);
+const unit = parseUnit(textOf(IMAGE));
+const template = parseUnit(textOf(TEMPLATE));
 
 test("it runs generate -c before the engines start", () => {
   assert.deepEqual(unit.get("Service.ExecStart"), ["/usr/bin/osbuilder generate -c $OSBUILDER_OPTIONS"]);
@@ -58,16 +60,46 @@ test("it may write its cache directory, and no more", () => {
   assert.equal(unit.get("Service.ProtectKernelModules"), undefined);
 });
 
-test("systemd takes it, where there is one to ask", () => {
-  // Without systemd the two tests above are what can be said.
+test("the template is made after the image, whenever that is, and nobody waits for it", () => {
+  assert.deepEqual(unit.get("Unit.Wants"), [TEMPLATE]);
+  assert.deepEqual(template.get("Unit.After"), [IMAGE]);
+  assert.deepEqual(template.get("Unit.PartOf"), [IMAGE]);
+  assert.equal(template.get("Unit.Before"), undefined);
+  assert.deepEqual(template.get("Service.ExecStart"), ["/usr/bin/shim factory init --if-enabled"]);
+});
+
+test("who makes the template gets /dev/kvm and its cache directory, and no more", () => {
+  const strict = {
+    ProtectSystem: "strict",
+    ProtectHome: "yes",
+    CapabilityBoundingSet: "",
+    NoNewPrivileges: "yes",
+    DevicePolicy: "closed",
+    DeviceAllow: "/dev/kvm rw",
+    PrivateNetwork: "yes",
+    RestrictNamespaces: "yes",
+    CacheDirectory: "caisson",
+  };
+  for (const [key, value] of Object.entries(strict))
+    assert.deepEqual(template.get(`Service.${key}`), [value], key);
+});
+
+test("systemd takes them, where there is one to ask", () => {
+  // Without systemd the tests above are what can be said.
   if (!existsSync("/usr/bin/systemd-analyze")) return;
   const dir = mkdtempSync(join(tmpdir(), "caisson-unit-"));
   try {
-    const path = join(dir, NAME);
-    // Its program has to exist, and is not installed here.
-    writeFileSync(path, text.replaceAll("/usr/bin/osbuilder", "/bin/true"));
-    execFileSync("systemd-analyze", ["verify", "--man=no", path], { stdio: "pipe" });
-    execFileSync("systemd-analyze", ["security", "--offline=yes", "--threshold=20", path], { stdio: "pipe" });
+    const paths = [IMAGE, TEMPLATE].map((name) => {
+      const path = join(dir, name);
+      // Their programs have to exist, and are not installed here.
+      writeFileSync(path, textOf(name).replaceAll(/\/usr\/bin\/(osbuilder|shim)/g, "/bin/true"));
+      return path;
+    });
+    execFileSync("systemd-analyze", ["verify", "--man=no", ...paths], { stdio: "pipe" });
+    for (const path of paths)
+      execFileSync("systemd-analyze", ["security", "--offline=yes", "--threshold=20", path], {
+        stdio: "pipe",
+      });
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
