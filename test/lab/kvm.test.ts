@@ -15,6 +15,8 @@ before(async () => {
   started = await LabHost.start();
   await started.importImage();
   await started.install(await started.putPackage());
+  await started.shOk(`mkdir -p /etc/caisson/config.d
+printf '[hypervisor.qemu]\\nenable_annotations = ["enable_template"]\\n' > /etc/caisson/config.d/50-lab.toml`);
   // The unit is at work already: this waits for it.
   await started.shOk("systemctl start caisson-template.service");
   await started.shOk(`ip netns add pod
