@@ -139,6 +139,8 @@ export interface RunningVm extends AsyncReleasable {
   readonly restoreMs: number;
   /** Resolves when the VMM's process ended, for whatever reason; never rejects. */
   readonly exited: Promise<ChildExit>;
+  /** The same once it has; undefined before. */
+  readonly exit: ChildExit | undefined;
   /** Resolves with ERR_UNAVAILABLE, the ends of the VMM's stderr and of the console, when it ended unasked. */
   readonly crashed: Promise<SandboxError>;
   /** The last 64 KiB of the guest's console, fit for a terminal. */

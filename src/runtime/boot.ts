@@ -75,7 +75,7 @@ export interface MachineDeps {
   attachNetwork(workspace: Workspace, signal: AbortSignal): Promise<MachineNetwork>;
   /** Starts the VMM; resolves when its process runs. */
   launch(parts: LaunchParts, signal: AbortSignal): Promise<RunningVm>;
-  /** What was launched said no hello, for a reason of its own. */
+  /** The guest that was launched said no hello, for a reason of its own. */
   launchFailed(): void;
 }
 
@@ -162,7 +162,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
     "agent",
     await traced("guest boot", async () => {
       const greeted = await connect(init, vm, transport, crashed, signal).catch((error: unknown) => {
-        if (!signal.aborted) deps.launchFailed();
+        if (!signal.aborted && isOfTheGuest(error, vm)) deps.launchFailed();
         throw error;
       });
       traceGuestSteps(greeted.hello.bootSteps);
@@ -233,6 +233,12 @@ function firstCrash(vm: RunningVm, helpers: readonly Helper[]): Promise<SandboxE
   return Promise.race([vm.crashed, settled]);
 }
 
+/** Whether a boot failed for what was booted: not when something was killed, here or there. */
+function isOfTheGuest(error: unknown, vm: RunningVm): boolean {
+  const isSilent = error instanceof SandboxError && error.fields.silent === true;
+  return isSilent || (vm.exit !== undefined && vm.exit.signal === undefined);
+}
+
 async function connect(
   init: BootInit,
   vm: RunningVm,
@@ -245,7 +251,9 @@ async function connect(
   const timer = setTimeout(
     () =>
       controller.abort(
-        new SandboxError("ERR_BOOT", withOutput(`the guest said no hello within ${limit} ms`, vm)),
+        new SandboxError("ERR_BOOT", withOutput(`the guest said no hello within ${limit} ms`, vm), {
+          fields: { silent: true },
+        }),
       ),
     limit,
   );

@@ -70,15 +70,20 @@ export class MachineLauncher {
       return vm;
     } catch (error) {
       if (signal.aborted) throw error;
-      // What the host lacks for the moment says nothing about the template.
-      const errno = errnoOf(error);
-      if (errno === undefined || errno === "ENOENT") discardTemplate(path);
+      if (isOfTheTemplate(error)) discardTemplate(path);
       if (error instanceof SandboxError && error.code === "ERR_BOOT") throw error;
       const what = "the machine could not go on from the template, its kernel is started";
       log.warn({ path, err: describeError(error) }, `${what}; ${REMEDY}`);
       return undefined;
     }
   }
+}
+
+/** Not what the host lacks for the moment, nor a QEMU that was killed. */
+function isOfTheTemplate(error: unknown): boolean {
+  if (error instanceof SandboxError && error.fields.signal !== undefined) return false;
+  const errno = errnoOf(error);
+  return errno === undefined || errno === "ENOENT";
 }
 
 const REMEDY = "shim factory status tells whether there is one, shim factory init makes one";

@@ -142,6 +142,10 @@ class QemuVm implements RunningVm {
     return this.#child.exited;
   }
 
+  get exit(): ChildExit | undefined {
+    return this.#child.exit;
+  }
+
   consoleTail(): string {
     return printable(this.#child.stdout.text());
   }
@@ -168,6 +172,8 @@ class QemuVm implements RunningVm {
     const console = this.#child.stdout.lastLines(ERROR_LINES);
     if (stderr.length > 0) parts.push(`QEMU's stderr:\n${stderr.join("\n")}`);
     if (console.length > 0) parts.push(`end of the guest's console:\n${console.join("\n")}`);
-    return new SandboxError("ERR_UNAVAILABLE", parts.join("\n"), { fields: { pid: this.pid } });
+    return new SandboxError("ERR_UNAVAILABLE", parts.join("\n"), {
+      fields: { pid: this.pid, signal: exit.signal },
+    });
   }
 }

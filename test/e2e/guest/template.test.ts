@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync, readlinkSync, statSync, truncateSync } from "node:fs";
 import { basename, join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { built } from "../../harness/paths.ts";
 import { describeResult, type RunResult, run } from "../../harness/run.ts";
 import { type TestHost, withTestHost } from "../../harness/test-host.ts";
@@ -153,6 +154,18 @@ ledgeredTest(
     assert.equal(next.stdout, "fine\n", describeResult(next));
   },
 );
+
+ledgeredTest("a template outlives a machine that was killed before its hello", async (host) => {
+  const path = await withTemplate(host);
+  const running = host.run(["true"]);
+  const qemu = () =>
+    host.world.processes().find(({ commandLine }) => commandLine.startsWith("/usr/bin/qemu-system-x86_64 "));
+  while (qemu() === undefined) await setImmediate();
+  process.kill(qemu()?.pid ?? 0, "SIGKILL");
+  // It may have been early enough for the kernel to be started instead.
+  const result = await running;
+  assert.deepEqual(readdirSync(templates(host)), [basename(path)], describeResult(result));
+});
 
 /** Starts `factory init`, sends it `signal` when it says that the guest boots, and waits for its end. */
 async function endInit(host: TestHost, signal: NodeJS.Signals): Promise<number | null> {
