@@ -180,6 +180,7 @@ ledgeredTest(
   "an init that is interrupted leaves nothing, and one that is killed nothing for the next",
   async (host) => {
     host.configure({ "factory.template_path": templates(host) });
+    await factory(host, "destroy");
     assert.equal(await endInit(host, "SIGINT"), 130);
     assert.deepEqual(readdirSync(templates(host)), []);
     assert.equal(await endInit(host, "SIGKILL"), null);
