@@ -12,6 +12,7 @@ import type { Client } from "../../../src/ttrpc/index.ts";
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../../harness/direct-shim.ts";
 import { assertEven, openDescriptors, takeSnapshot } from "../../harness/leak-ledger.ts";
 import { runOk } from "../../harness/run.ts";
+import { WITHOUT_TEMPLATE } from "../../harness/test-host.ts";
 import { createWorld, type World } from "../../harness/world.ts";
 import { HostilePeer } from "./hostile-peer.ts";
 
@@ -68,7 +69,9 @@ export class HostileTrial implements AsyncDisposable {
   static async start(world: World, id: string, env: Readonly<Record<string, string>>): Promise<HostileTrial> {
     const peer = await HostilePeer.start(world, id);
     const spec = busyboxSpec(world, id, ["sleep", "1000"]);
-    const shim = await DirectShim.start({ world, id, spec, config: peer.config, env });
+    // A template with which no hello comes is given up, and this one is everybody's.
+    const config = { ...WITHOUT_TEMPLATE, ...peer.config };
+    const shim = await DirectShim.start({ world, id, spec, config, env });
     return new HostileTrial(world, id, shim, peer, await shim.task());
   }
 
