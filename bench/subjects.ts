@@ -27,17 +27,18 @@ export const ONE_VIRTIOFSD = {
   config: { "hypervisor.qemu.virtio_fs_root_cache": "auto" },
 } as const;
 
-/** Runs `body` with both subjects, and with `further` ones of ours, whose container sleeps. */
+/** Runs `body` with both subjects, ours by `config`, and with `further` ones of ours; their containers sleep. */
 export async function withSubjects(
   body: (subjects: readonly Subject[], world: World) => Promise<void>,
   further: readonly { readonly name: string; readonly config: ConfigOverrides }[] = [],
+  config: ConfigOverrides = {},
 ): Promise<void> {
   await using world = await createWorld();
   await using undo = new UndoStack();
   const subject = async (name: string, init: Pick<DirectShimInit, "program" | "config">) =>
     undo.use(name, await start(world, name, init));
-  const subjects = [await subject("caisson", {}), await subject("runc", { program: RUNC_SHIM })];
-  for (const { name, config } of further) subjects.push(await subject(name, { config }));
+  const subjects = [await subject("caisson", { config }), await subject("runc", { program: RUNC_SHIM })];
+  for (const { name, ...other } of further) subjects.push(await subject(name, other));
   await body(subjects, world);
 }
 

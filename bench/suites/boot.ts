@@ -9,7 +9,7 @@ import { createWorld } from "../../test/harness/world.ts";
 import { type ColdStart, coldStart, coldStartOfRunc } from "../cold-start.ts";
 import { Collected } from "../collected.ts";
 import { buildFloorInitrd, floorCommand, measureFloor } from "../floor.ts";
-import { runningQemu } from "../running-qemu.ts";
+import { kernelCommand } from "../running-qemu.ts";
 import { runningStarts } from "../running-start.ts";
 import { RUNC_SHIM } from "../subjects.ts";
 import type { Measurement, Suite } from "../suite.ts";
@@ -58,7 +58,7 @@ export const bootSuite: Suite = {
     }
     progress("exec");
     await execs(host, runs, collected);
-    const qemu = await commandOfKernel(host);
+    const qemu = await kernelCommand(host);
     const initrd = await buildFloorInitrd(host.world.dir);
     for (let i = 1; i <= runs; i++) {
       progress(`floor ${i} of ${runs}`);
@@ -142,15 +142,6 @@ async function shimStart(host: TestHost): Promise<number> {
 async function endProcess(pid: number): Promise<void> {
   process.kill(pid, "SIGTERM");
   await runOk(["tail", `--pid=${pid}`, "--follow", "/dev/null"], { timeoutMs: 10_000 });
-}
-
-/** The command line of a QEMU that starts its kernel. */
-async function commandOfKernel(host: TestHost): Promise<readonly string[]> {
-  host.configure(WITHOUT_TEMPLATE);
-  const id = await host.runDetached(["sleep", "10000"]);
-  const { argv } = runningQemu(host.world);
-  await host.remove(id);
-  return argv;
 }
 
 /** Exec round trips in a running container. */

@@ -11,7 +11,7 @@ import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test
 import { runBareGuest } from "../bare-guest.ts";
 import { Collected } from "../collected.ts";
 import { compileProbe } from "../compile-probe.ts";
-import { runningQemu } from "../running-qemu.ts";
+import { kernelCommand } from "../running-qemu.ts";
 import type { Measurement, Suite } from "../suite.ts";
 
 const TAG = "bench";
@@ -32,9 +32,7 @@ export const fsSuite: Suite = {
     const probe = await compileProbe("fs-probe", dir);
     const volume = join(dir, "volume");
     const collected = new Collected();
-    const id = await host.runDetached(["sleep", "1000"], { runtime: CAISSON_RUNTIME });
-    const sandbox = runningQemu(host.world).argv;
-    await host.remove(id);
+    const sandbox = await kernelCommand(host);
     for (let run = 1; run <= runs; run++) {
       const subjects = [
         ["caisson", () => inContainer(host, CAISSON_RUNTIME, probe, volume, max)],

@@ -5,7 +5,7 @@ import { runBareGuest } from "../bare-guest.ts";
 import { Collected } from "../collected.ts";
 import { guestMemory } from "../guest-memory.ts";
 import { isRuncSleeper, memoryOf, type Pss, pssMiB, sandboxMemory, sum } from "../processes.ts";
-import { runningQemu } from "../running-qemu.ts";
+import { kernelCommand, runningQemu } from "../running-qemu.ts";
 import type { Suite } from "../suite.ts";
 
 /** Seconds an idle sandbox gets to settle before its memory is read. */
@@ -20,13 +20,13 @@ export const memorySuite: Suite = {
   async run({ runs, progress }) {
     await using host = await TestHost.start();
     const collected = new Collected();
+    const argv = await kernelCommand(host);
     for (let run = 1; run <= runs; run++) {
       progress(`run ${run} of ${runs}`);
       const id = await host.runDetached(["sleep", "100000"]);
       await sleep(IDLE_S * 1000);
       noteSandbox(collected, host, "idle");
       noteGuest(collected, "guest", (await host.exec(id, ["cat", "/proc/meminfo"])).stdout);
-      const { argv } = runningQemu(host.world);
       for (let i = 0; i < EXECS; i++) await host.exec(id, ["true"]);
       await sleep(IDLE_S * 1000);
       noteSandbox(collected, host, `after ${EXECS} execs`);

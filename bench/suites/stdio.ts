@@ -1,4 +1,6 @@
 /** Bytes through a container's standard streams and named pipes, both ways and back, beside runc and a bare vsock. */
+
+import { WITHOUT_TEMPLATE } from "../../test/harness/test-host.ts";
 import type { World } from "../../test/harness/world.ts";
 import { Collected } from "../collected.ts";
 import { runningQemu } from "../running-qemu.ts";
@@ -16,23 +18,27 @@ export const stdioSuite: Suite = {
   summary: `${TRANSFER_MIB} MiB out of and into a process, and ${ECHOES} echoes of one byte, beside runc and a bare guest's vsock`,
   async run({ runs, progress }) {
     const collected = new Collected();
-    await withSubjects(async (subjects, world) => {
-      for (let run = 0; run <= runs; run++) {
-        progress(run === 0 ? "warm-up" : `run ${run} of ${runs}`);
-        for (const subject of subjects) {
-          const name = `${subject.name}${run}`;
-          const out = await output(subject, world, name);
-          const into = await input(subject, world, name);
-          const echoes = await echo(subject, world, name);
-          if (run === 0) continue;
-          collected.add(`standard output, ${subject.name}`, "MiB/s", out);
-          collected.add(`standard input, ${subject.name}`, "MiB/s", into);
-          collected.add(`echo of one byte, ${subject.name}`, "us", ...echoes);
+    await withSubjects(
+      async (subjects, world) => {
+        for (let run = 0; run <= runs; run++) {
+          progress(run === 0 ? "warm-up" : `run ${run} of ${runs}`);
+          for (const subject of subjects) {
+            const name = `${subject.name}${run}`;
+            const out = await output(subject, world, name);
+            const into = await input(subject, world, name);
+            const echoes = await echo(subject, world, name);
+            if (run === 0) continue;
+            collected.add(`standard output, ${subject.name}`, "MiB/s", out);
+            collected.add(`standard input, ${subject.name}`, "MiB/s", into);
+            collected.add(`echo of one byte, ${subject.name}`, "us", ...echoes);
+          }
         }
-      }
-      progress("bare guest");
-      await noteFloor(collected, world, runs);
-    });
+        progress("bare guest");
+        await noteFloor(collected, world, runs);
+      },
+      [],
+      WITHOUT_TEMPLATE,
+    );
     return collected.measurements();
   },
 };
