@@ -11,7 +11,7 @@ import { importBusybox } from "../../test/harness/images.ts";
 import { OtlpCollector } from "../../test/harness/otlp.ts";
 import { repositoryRoot } from "../../test/harness/paths.ts";
 import { describeResult, type RunResult, run, runOk } from "../../test/harness/run.ts";
-import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
+import { CAISSON_RUNTIME, RUNC_RUNTIME, TestHost, WITHOUT_TEMPLATE } from "../../test/harness/test-host.ts";
 import { startNetFloor } from "../net-floor.ts";
 import { subjectTable } from "../subject-table.ts";
 import type { Measurement, Suite } from "../suite.ts";
@@ -47,7 +47,7 @@ export const netSuite: Suite = {
     "throughput, latency, connections and packets of a pod's network per model, beside the floor and runc",
   async run({ runs, progress }) {
     if (!existsSync(IPERF)) throw new Error("iperf3 is not installed: apt-get install iperf3");
-    await using host = await TestHost.start();
+    await using host = await TestHost.start("system", undefined, { config: WITHOUT_TEMPLATE });
     await importBusybox(host.containerd, { entries: programWithLibraries(IPERF) });
     progress("wiring");
     const wiring = await wiringTimes(host, runs);
