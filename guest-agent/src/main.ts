@@ -104,7 +104,7 @@ function goOn(steps: BootStep[]): number {
   const devices = podDevices();
   const { hostPort, seed } = awaitOrders();
   steps.splice(0, steps.length, { name: "restored", uptimeUs: BigInt(uptimeUs()) });
-  reseed(seed, log);
+  reseed(seed);
   devices.find();
   steps.push({ name: "devices", uptimeUs: BigInt(uptimeUs()) });
   return hostPort;

@@ -14,11 +14,10 @@ import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../base/deadline.ts";
 import { errnoOf, SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { timeoutMs } from "../base/timeouts.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
-import { MIGRATION_CAPABILITIES, takesStateFiles } from "../hypervisor/qemu/restore.ts";
+import { migrate, takesStateFiles } from "../hypervisor/qemu/migration.ts";
 import { closeFd, copyPages } from "../native/index.ts";
 import type { QmpClient } from "../qmp/index.ts";
 import type { MachineConfig } from "../runtime/machine-config.ts";
@@ -43,8 +42,7 @@ const REPORTING_MS = 3_000;
 const STATE_FD = "state";
 /** Bytes per second; QEMU writes 128 MiB in one otherwise. */
 const NO_LIMIT = Number.MAX_SAFE_INTEGER;
-/** How a migration ends (MigrationStatus, qapi/migration.json). */
-const ENDS: readonly string[] = ["completed", "failed"];
+
 export interface MakeTemplateInit {
   /** Directory of the templates. */
   readonly dir: string;
@@ -146,16 +144,10 @@ async function save(
   signal: AbortSignal,
 ): Promise<void> {
   await qmp.execute("stop", undefined, { signal });
-  const capabilities = MIGRATION_CAPABILITIES.map((capability) => ({ capability, state: true }));
-  await qmp.execute("migrate-set-capabilities", { capabilities }, { signal });
   await qmp.execute("migrate-set-parameters", { "max-bandwidth": NO_LIMIT }, { signal });
   const uri = takesStateFiles(qmp) ? `file:${state.path}` : `fd:${STATE_FD}`;
   if (!takesStateFiles(qmp)) {
     await qmp.execute("getfd", { fdname: STATE_FD }, { signal, fds: [state.fd] });
   }
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs("qmpCommand"))]);
-  const ended = qmp.waitFor("MIGRATION", ({ status }) => ENDS.includes(status), limit);
-  await qmp.execute("migrate", { uri }, { signal });
-  const { status } = await ended;
-  if (status !== "completed") throw new SandboxError("ERR_HOST", "QEMU could not save the guest");
+  await migrate(qmp, "saving the guest", () => qmp.execute("migrate", { uri }, { signal }), signal);
 }

@@ -79,9 +79,11 @@ export class MachineLauncher {
   }
 }
 
-/** Not what the host lacks for the moment, nor a QEMU that was killed. */
+/** Not what the host lacks for the moment, time among it, nor a QEMU that was killed. */
 function isOfTheTemplate(error: unknown): boolean {
-  if (error instanceof SandboxError && error.fields.signal !== undefined) return false;
+  if (error instanceof SandboxError && (error.code === "ERR_DEADLINE" || error.fields.signal !== undefined)) {
+    return false;
+  }
   const errno = errnoOf(error);
   return errno === undefined || errno === "ENOENT";
 }

@@ -3,8 +3,6 @@
  * first thing that is a pod's own, and is told on its console what it becomes.
  */
 import * as sys from "sys";
-import { describeError } from "../../../src/base/errors.ts";
-import type { Log } from "../../../src/base/log.ts";
 import { writeKernelFile } from "../files.ts";
 import { AT_FDCWD, O_RDWR } from "../linux.ts";
 
@@ -60,18 +58,17 @@ export function awaitOrders(): Orders {
   }
 }
 
-/** Makes what the kernel calls random this guest's own: all guests of a template have the same state until then. */
-export function reseed(seed: string, log: Log): void {
+/**
+ * Makes what the kernel calls random this guest's own: all guests of a template have the same state until then.
+ * @throws SysError; a guest that cannot must not go on
+ */
+export function reseed(seed: string): void {
+  const fd = sys.openat(AT_FDCWD, "/dev/urandom", O_RDWR, 0);
   try {
-    const fd = sys.openat(AT_FDCWD, "/dev/urandom", O_RDWR, 0);
-    try {
-      sys.write(fd, sys.encodeUtf8(seed));
-      sys.ioctl(fd, RNDRESEEDCRNG, 0);
-    } finally {
-      sys.close(fd);
-    }
-  } catch (error) {
-    log.error({ err: describeError(error) }, "the kernel's random numbers are those of the template");
+    sys.write(fd, sys.encodeUtf8(seed));
+    sys.ioctl(fd, RNDRESEEDCRNG, 0);
+  } finally {
+    sys.close(fd);
   }
 }
 

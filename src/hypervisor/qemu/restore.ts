@@ -6,27 +6,13 @@
  * is the one that makes the guest look (PCIe base specification, hot-plug of devices with several functions).
  */
 import { describeError, SandboxError } from "../../base/errors.ts";
-import { timeoutMs } from "../../base/timeouts.ts";
 import type { QmpClient } from "../../qmp/index.ts";
 import { POD_PORT, type Restore } from "./argv.ts";
+import { migrate, takesStateFiles } from "./migration.ts";
 import { deviceOptions, tapOptions } from "./switches.ts";
 
 /** Functions of a PCI device. */
 export const MAX_POD_DEVICES = 8;
-/** How a migration ends (MigrationStatus, qapi/migration.json). */
-const ENDS: readonly string[] = ["completed", "failed"];
-
-/** Events tell the end; memory that is a shared file is not in the state (qapi/migration.json). */
-export const MIGRATION_CAPABILITIES = ["events", "x-ignore-shared"] as const;
-
-/**
- * Whether QEMU takes the path of a file with a state: 8.2 and later (migration/file.c). A descriptor of a file is deprecated
- * since 9.1 (migration/fd.c).
- */
-export function takesStateFiles({ version: { major, minor } }: QmpClient): boolean {
-  return major > 8 || (major === 8 && minor >= 2);
-}
-
 /**
  * @throws SandboxError ERR_HOST, ERR_UNAVAILABLE (QEMU ends when it cannot read a state), ERR_DEADLINE, ERR_CANCELED; ERR_BOOT when the
  *   state was read and the rest failed: what is behind the pod's devices may be of no use any more.
@@ -43,18 +29,9 @@ export async function restore(qmp: QmpClient, what: Restore, signal: AbortSignal
 }
 
 async function read(qmp: QmpClient, stateFd: number, signal: AbortSignal): Promise<void> {
-  const capabilities = MIGRATION_CAPABILITIES.map((capability) => ({ capability, state: true }));
   const uri = takesStateFiles(qmp) ? `file:/proc/self/fd/${stateFd}` : `fd:${stateFd}`;
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs("qmpCommand"))]);
-  const ended = qmp.waitFor("MIGRATION", ({ status }) => ENDS.includes(status), limit);
-  await Promise.all([
-    qmp.execute("migrate-set-capabilities", { capabilities }, { signal }),
-    qmp.execute("migrate-incoming", { uri }, { signal }),
-    ended,
-  ]);
-  if ((await ended).status !== "completed") {
-    throw new SandboxError("ERR_HOST", "QEMU could not read the template's state");
-  }
+  const begin = () => qmp.execute("migrate-incoming", { uri }, { signal });
+  await migrate(qmp, "reading the state of the template", begin, signal);
 }
 
 async function plug(qmp: QmpClient, what: Restore, signal: AbortSignal): Promise<void> {
