@@ -6,8 +6,9 @@ import { programRoot } from "../cli/program-root.ts";
 import { Interrupted } from "../operator/host.ts";
 import { runShimCommand } from "../operator/run.ts";
 
+const interrupt = new AbortController();
+
 async function main(): Promise<number> {
-  const interrupt = new AbortController();
   for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.once(name, () => interrupt.abort(new Interrupted(128 + constants.signals[name])));
   }
@@ -39,4 +40,6 @@ for (const stream of [process.stdout, process.stderr]) stream.on("error", () => 
 
 void main().then((status) => {
   process.exitCode = status;
+  // A thread that waits for a lock cannot be called back.
+  if (interrupt.signal.aborted) process.exit();
 });

@@ -96,7 +96,7 @@ export function tryLock(fd: number, kind: "exclusive" | "shared" = "exclusive"):
 }
 
 /**
- * Opens (creating it, 0600) and locks a file, waiting for other holders until `signal` aborts.
+ * Opens (creating it, 0600) and locks a file, or a directory, waiting for other holders until `signal` aborts.
  * @returns a descriptor; closing it releases the lock.
  */
 export async function lockFile(

@@ -6,13 +6,14 @@ import { type Config, checkPaths, checkVsockDaemon, loadConfig } from "../config
 import { detectAccel } from "../hypervisor/accel.ts";
 import { detectFlavour } from "../hypervisor/virtiofsd.ts";
 import { runRoot } from "../persist/run-dir.ts";
+import { templateAt } from "../runtime/template.ts";
 import type { OperatorHost } from "./host.ts";
 import { deviceProblem, hostFacts, readQuietly } from "./host-facts.ts";
 import { imageFacts } from "./image-facts.ts";
 import { inotifyInstances, takenInstances } from "./inotify.ts";
 import { type Distro, distroOf, installCommand } from "./packages.ts";
 import { findSandboxes } from "./sandbox-record.ts";
-import { listTemplates, templateObstacle, wantedTemplate } from "./templates.ts";
+import { templateObstacle, wantedTemplate } from "./templates.ts";
 import { loadTools } from "./tools.ts";
 import { atLeast, firstLineOf, LEAST_NODE, versionIn } from "./versions.ts";
 
@@ -263,15 +264,16 @@ function image({ config, host }: Context): CheckResult {
   return ok("guest image", found);
 }
 
-async function template({ config }: Context): Promise<CheckResult> {
+function template({ config }: Context): CheckResult {
   const obstacle = templateObstacle(config);
   if (obstacle !== undefined) return ok("template", `off, machines start their kernel: ${obstacle}`);
   const remedy = "shim factory init";
   try {
-    const { dir, key } = await wantedTemplate(config);
-    return listTemplates(dir).some((one) => one.key === key)
-      ? ok("template", `new machines start from ${join(dir, key)}`)
-      : warning("template", "new machines start their kernel", remedy);
+    const { dir, key } = wantedTemplate(config);
+    const path = join(dir, key);
+    return templateAt(path) !== undefined
+      ? ok("template", `new machines start from ${path}`)
+      : warning("template", `new machines start their kernel: ${dir} has none for them`, remedy);
   } catch (error) {
     return warning("template", describeError(error), `mend what fails, then ${remedy}`);
   }

@@ -1,26 +1,17 @@
-/** Boots a machine until its guest waits to be saved, and saves it: `shim factory init`. */
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+/** Boots a machine until its guest waits to be saved, saves it, and has another machine go on from it: `shim factory init`. */
+import { closeSync, mkdtempSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../base/deadline.ts";
-import { errnoOf, SandboxError } from "../base/errors.ts";
+import { SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
+import type { Config } from "../config/index.ts";
 import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
 import { migrate, takesStateFiles } from "../hypervisor/qemu/migration.ts";
-import { closeFd, copyPages } from "../native/index.ts";
+import { closeFd, copyPages, startTscMeasurement } from "../native/index.ts";
 import type { QmpClient } from "../qmp/index.ts";
-import type { MachineConfig } from "../runtime/machine-config.ts";
 import {
   BASIS_FILE,
   guestMemory,
@@ -29,7 +20,8 @@ import {
   templateBasis,
   templateMachine,
 } from "../runtime/template.ts";
-import { UNFINISHED } from "./templates.ts";
+import { UNFINISHED, type WantedTemplate } from "./templates.ts";
+import { tryTemplate } from "./try-template.ts";
 
 /** The line that a guest prints when it can be saved (guest-agent/src/boot/template.ts). */
 const READY = "caisson: template ready";
@@ -38,63 +30,70 @@ const READY = "caisson: template ready";
  * after it became free (PAGE_REPORTING_DELAY, mm/page_reporting.c).
  */
 const REPORTING_MS = 3_000;
+/** Milliseconds over which the time stamp counter is measured. */
+const TSC_MS = 100;
 /** Name of the descriptor in QEMU. */
 const STATE_FD = "state";
 /** Bytes per second; QEMU writes 128 MiB in one otherwise. */
 const NO_LIMIT = Number.MAX_SAFE_INTEGER;
 
-export interface MakeTemplateInit {
-  /** Directory of the templates. */
-  readonly dir: string;
-  /** What it is called. */
-  readonly key: string;
-  readonly machine: MachineConfig;
-  /** Path of QEMU. */
-  readonly qemu: string;
-  /** Milliseconds from QEMU's start until the guest is ready. */
+export interface MakeTemplateInit extends WantedTemplate {
+  readonly config: Config;
+  /** Milliseconds from QEMU's start until the guest is ready, and until the one that goes on says hello. */
   readonly bootLimitMs: number;
   readonly log: Log;
   /** Told what is being done. */
   readonly step: (what: string) => void;
 }
 
-/** @returns the template's directory. @throws ERR_BOOT with the end of the guest's console, ERR_HOST; nothing is left then. */
+/**
+ * Makes a template, replacing one of its name; the caller has the lock of their directory.
+ * @returns its directory
+ * @throws ERR_BOOT with the end of the guest's console, ERR_HOST, the signal's reason; nothing is left then.
+ */
 export async function makeTemplate(init: MakeTemplateInit, signal: AbortSignal): Promise<string> {
-  const target = join(init.dir, init.key);
+  try {
+    return await make(init, signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof SandboxError) throw error;
+    throw new SandboxError("ERR_HOST", `no template could be made in ${init.dir}`, { cause: error });
+  }
+}
+
+async function make(init: MakeTemplateInit, signal: AbortSignal): Promise<string> {
   await using undo = new UndoStack();
-  mkdirSync(init.dir, { recursive: true, mode: 0o700 });
-  const making = undo.adopt(
-    "unfinished template",
-    mkdtempSync(join(init.dir, `${UNFINISHED}${process.pid}-`)),
-    remove,
-  );
-  const create = (name: string) => undo.adopt(name, openSync(join(making, name), "wx", 0o600), closeSync);
+  const making = undo.adopt("unfinished template", mkdtempSync(join(init.dir, UNFINISHED)), remove);
   // First of all: what changes while the guest boots makes the template outdated.
   const basis = JSON.stringify(templateBasis(init.machine, init.qemu));
   writeFileSync(join(making, BASIS_FILE), basis, { mode: 0o600 });
-  const state = create(STATE_FILE);
-  const memory = create(MEMORY_FILE);
-  const guest = undo.adopt("guest memory", guestMemory(), closeFd);
-  const vm = await bootUntilReady(init, making, guest, undo, signal);
-  init.step("waiting for the guest to tell which memory it does not use");
-  await Promise.race([delay(REPORTING_MS, undefined, { signal }), failed(vm)]);
-  init.step("saving");
-  await Promise.race([save(await vm.qmp, { fd: state, path: join(making, STATE_FILE) }, signal), failed(vm)]);
-  await copyPages(guest, memory);
-  await vm.kill();
-  for (const fd of [state, memory]) fsyncSync(fd);
-  try {
-    renameSync(making, target);
-  } catch (error) {
-    if (errnoOf(error) !== "ENOTEMPTY" && errnoOf(error) !== "EEXIST") throw error;
-    // One was there, or somebody else was sooner.
-    remove(target);
-    renameSync(making, target);
-  }
+  await save(init, making, signal);
+  init.step("trying it");
+  await tryTemplate({ ...init, path: making }, signal);
+  signal.throwIfAborted();
+  const target = join(init.dir, init.key);
+  remove(target);
+  renameSync(making, target);
   return target;
 }
 
 const remove = (path: string) => rmSync(path, { recursive: true, force: true });
+
+/** Boots a guest and saves it in `dir`. */
+async function save(init: MakeTemplateInit, dir: string, signal: AbortSignal): Promise<void> {
+  await using undo = new UndoStack();
+  const create = (name: string) => undo.adopt(name, openSync(join(dir, name), "wx", 0o600), closeSync);
+  const state = create(STATE_FILE);
+  const memory = create(MEMORY_FILE);
+  const guest = undo.adopt("guest memory", guestMemory(), closeFd);
+  const vm = await bootUntilReady(init, dir, guest, undo, signal);
+  init.step("waiting for the guest to tell which memory it does not use");
+  await Promise.race([delay(REPORTING_MS, undefined, { signal }), failed(vm)]);
+  init.step("saving");
+  const file = { fd: state, path: join(dir, STATE_FILE) };
+  await Promise.race([saveState(await vm.qmp, file, signal), failed(vm)]);
+  await copyPages(guest, memory);
+}
 
 async function failed(vm: RunningVm): Promise<never> {
   const reason = await vm.crashed;
@@ -113,12 +112,13 @@ async function bootUntilReady(
     markReady = resolve;
   });
   init.step("booting");
+  const tscKhz = init.machine.accel === "tcg" ? await measureTsc() : undefined;
   const qemu = new QemuHypervisor({ path: init.qemu, log: init.log });
   const vm = undo.use(
     "machine",
     await qemu.launch(
       {
-        ...templateMachine(init.machine),
+        ...templateMachine({ ...init.machine, tscKhz }),
         name: "caisson-template",
         runDir,
         memoryFd,
@@ -128,17 +128,19 @@ async function bootUntilReady(
     ),
   );
   const what = "the boot of the template's guest";
-  await withDeadline(Promise.race([ready, failed(vm)]), init.bootLimitMs, what, signal).catch(
-    (error: unknown) => {
-      signal.throwIfAborted();
-      throw error;
-    },
-  );
+  await withDeadline(Promise.race([ready, failed(vm)]), init.bootLimitMs, what, signal);
   return vm;
 }
 
+/** In kHz. */
+async function measureTsc(): Promise<number | undefined> {
+  const measured = startTscMeasurement();
+  await delay(TSC_MS);
+  return measured();
+}
+
 /** The guest is stopped before it is saved: it is then restored so, and gets its pod's devices before it runs. */
-async function save(
+async function saveState(
   qmp: QmpClient,
   state: { readonly fd: number; readonly path: string },
   signal: AbortSignal,

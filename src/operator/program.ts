@@ -208,13 +208,14 @@ const hostCommands: readonly CommandDefinition[] = [
     summary: "make the template from which machines start",
     description:
       "Boots a machine as the configuration has it for pods without limits, saves its guest before it is anybody's, and keeps " +
-      "that for the machines that start from now on: they are sooner ready and need less memory of the host. Does nothing " +
-      "when the template is there. It holds until kernel, image, QEMU or configuration change, or the host is booted anew; " +
-      "templates that nobody can use any more are removed. caisson-template.service runs it when the host has booted.",
+      "that for the machines that start from now on: they are sooner ready and need less memory of the host. One machine goes " +
+      "on from it first, to its agent's hello: where that fails, nothing is kept. Does nothing when the template is there. It " +
+      "holds until kernel, image, QEMU or configuration change, or the host is booted anew; templates that no configuration " +
+      "asks for any more, of those with which this was run, are removed. caisson-template.service runs it when the host has booted.",
     options: [
       configFile,
       { name: "force", short: "f", help: "make it anew" },
-      { name: "if-enabled", help: "do nothing where the configuration has no use for one" },
+      { name: "if-enabled", help: "make none, and succeed, where the configuration has no use for one" },
     ],
   },
   {

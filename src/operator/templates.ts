@@ -1,11 +1,19 @@
-/** The templates of this host for `shim factory`: which there are, which the configuration asks for. */
-import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+/** The templates of this host for `shim factory`: which there are, which the configuration asks for, which nobody does. */
+import {
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { errnoOf, SandboxError } from "../base/errors.ts";
-import { type Config, checkPaths } from "../config/index.ts";
+import { type Config, checkPaths, loadConfig } from "../config/index.ts";
 import { detectAccel } from "../hypervisor/accel.ts";
-import { startTscMeasurement } from "../native/index.ts";
+import { closeFd, lockFile, tryLock } from "../native/index.ts";
 import { hostSizeLimits } from "../runtime/host-size.ts";
 import { type MachineConfig, machineConfig } from "../runtime/machine-config.ts";
 import { growthLimits, machineSize } from "../runtime/sizing.ts";
@@ -18,15 +26,21 @@ import {
   templatesDir,
 } from "../runtime/template.ts";
 
-/** Milliseconds over which the time stamp counter is measured. */
-const TSC_MS = 100;
-/** Directories of templates that are being made begin with it. */
+/** Directories of templates that are being made begin with it; six random letters follow (mkdtemp(3)). */
 export const UNFINISHED = ".new-";
+const UNFINISHED_NAME = /^\.new-[A-Za-z0-9]{6}$/;
+/** Name of a template (templateKey()). What else is in their directory is somebody else's. */
+const KEY = /^[0-9a-f]{32}$/;
+/** The configurations that asked for a template: their files, as a JSON array. */
+const CONFIGURATIONS_FILE = "configurations.json";
+/** The one that the search finds. */
+export const DEFAULT_CONFIGURATION = "";
 
 export interface WantedTemplate {
   /** Directory of the templates. */
   readonly dir: string;
   readonly key: string;
+  /** Without the frequency of an emulated time stamp counter. */
   readonly machine: MachineConfig;
   readonly qemu: string;
 }
@@ -43,7 +57,7 @@ export function templateObstacle({ factory, hypervisor }: Config): string | unde
  * The template for pods and containers without limits, as `config` has them.
  * @throws ERR_CONFIG, also where no template can be used
  */
-export async function wantedTemplate(config: Config): Promise<WantedTemplate> {
+export function wantedTemplate(config: Config): WantedTemplate {
   const obstacle = templateObstacle(config);
   if (obstacle !== undefined) throw new SandboxError("ERR_CONFIG", obstacle);
   const paths = checkPaths(config);
@@ -52,16 +66,9 @@ export async function wantedTemplate(config: Config): Promise<WantedTemplate> {
   const size = machineSize(unlimited, limits);
   const { maxCpus, maxMemoryMiB } = growthLimits(size, limits);
   const accel = config.hypervisor.accel === "auto" ? detectAccel().accel : config.hypervisor.accel;
-  const tscKhz = accel === "tcg" ? await measureTsc() : undefined;
   const maxSize = { cpus: maxCpus, memoryMiB: maxMemoryMiB };
-  const machine = machineConfig({ config, paths, accel, size, maxSize }, tscKhz);
+  const machine = machineConfig({ config, paths, accel, size, maxSize }, undefined);
   return { dir: templatesDir(config), key: templateKey(machine, paths.qemu), machine, qemu: paths.qemu };
-}
-
-async function measureTsc(): Promise<number | undefined> {
-  const measured = startTscMeasurement();
-  await delay(TSC_MS);
-  return measured();
 }
 
 export interface TemplateFacts {
@@ -74,8 +81,7 @@ export interface TemplateFacts {
 
 /** The templates in `dir`, the newest first. */
 export function listTemplates(dir: string): TemplateFacts[] {
-  const found = names(dir).filter((name) => !name.startsWith(UNFINISHED));
-  const facts = found.flatMap((key) => {
+  const facts = names(dir, KEY).flatMap((key) => {
     const path = join(dir, key);
     try {
       const { blocks, mtime } = statSync(join(path, MEMORY_FILE));
@@ -87,13 +93,41 @@ export function listTemplates(dir: string): TemplateFacts[] {
   return facts.sort((a, b) => b.madeAt.getTime() - a.madeAt.getTime());
 }
 
-/** Removes what is in `dir` and `useless`, and what was never finished. @returns how many templates */
-export function removeTemplates(dir: string, useless: (path: string) => boolean): number {
-  const going = names(dir).filter((name) =>
-    name.startsWith(UNFINISHED) ? !isBeingMade(name) : useless(join(dir, name)),
-  );
-  for (const name of going) rmSync(join(dir, name), { recursive: true, force: true });
-  return going.filter((name) => !name.startsWith(UNFINISHED)).length;
+/**
+ * Until the descriptor is closed, no other makes or removes templates in `dir`, which is made.
+ * @param waits called when another does
+ */
+export async function lockTemplates(dir: string, waits: () => void, signal: AbortSignal): Promise<number> {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const fd = openSync(dir, "r");
+  if (tryLock(fd)) return fd;
+  closeFd(fd);
+  waits();
+  return await lockFile(dir, signal);
+}
+
+/**
+ * Removes what was never finished, and the templates that are `useless`; the caller has the lock.
+ * @returns how many templates
+ */
+export async function removeTemplates(
+  dir: string,
+  useless: (path: string) => boolean | Promise<boolean>,
+): Promise<number> {
+  const remove = (path: string) => rmSync(path, { recursive: true, force: true });
+  for (const name of names(dir, UNFINISHED_NAME)) remove(join(dir, name));
+  let removed = 0;
+  for (const path of names(dir, KEY).map((key) => join(dir, key))) {
+    if (!(await useless(path))) continue;
+    remove(path);
+    removed += 1;
+  }
+  return removed;
+}
+
+/** Whether no machine of any configuration that asked for the template in `path` can use it any more. */
+export async function isUseless(path: string): Promise<boolean> {
+  return isOutdated(path) || (await configurationsOf(path)).length === 0;
 }
 
 /** Whether no machine can use the template in `path` any more. */
@@ -105,20 +139,41 @@ export function isOutdated(path: string): boolean {
   }
 }
 
-/** Its name tells who makes it: UNFINISHED, the pid, a dash, random letters. */
-function isBeingMade(name: string): boolean {
-  const pid = Number(name.slice(UNFINISHED.length).split("-")[0]);
-  if (!name.startsWith(UNFINISHED) || !(pid > 0)) return false;
+/** Notes which configurations ask for the template in `path`; the caller has the lock. */
+export function noteConfigurations(path: string, files: ReadonlySet<string>): void {
+  writeFileSync(join(path, CONFIGURATIONS_FILE), JSON.stringify([...files]), { mode: 0o600 });
+}
+
+/** The configurations that asked for the template in `path` and still do. */
+export async function configurationsOf(path: string): Promise<string[]> {
+  const files = notedConfigurations(path);
+  const asking = await Promise.all(files.map((file) => asksFor(path, file)));
+  return files.filter((_, index) => asking[index]);
+}
+
+function notedConfigurations(path: string): string[] {
   try {
-    return readFileSync(`/proc/${pid}/comm`, "latin1") !== "";
+    return JSON.parse(readFileSync(join(path, CONFIGURATIONS_FILE), "utf8")) as string[];
   } catch {
-    return false;
+    return []; // whoever made it was killed
   }
 }
 
-function names(dir: string): string[] {
+/** Of a configuration that is there but wrong it cannot be told, so it does. */
+async function asksFor(path: string, file: string): Promise<boolean> {
   try {
-    return readdirSync(dir);
+    const config = await loadConfig({ path: file, env: {} });
+    if (templateObstacle(config) !== undefined) return false;
+    const { dir, key } = wantedTemplate(config);
+    return join(dir, key) === path;
+  } catch {
+    return file === DEFAULT_CONFIGURATION || existsSync(file);
+  }
+}
+
+function names(dir: string, pattern: RegExp): string[] {
+  try {
+    return readdirSync(dir).filter((name) => pattern.test(name));
   } catch (error) {
     if (errnoOf(error) === "ENOENT") return [];
     throw error;

@@ -161,7 +161,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const agent = undo.use(
     "agent",
     await traced("guest boot", async () => {
-      const greeted = await connect(init, vm, transport, crashed, signal).catch((error: unknown) => {
+      const greeted = await awaitHello(init, vm, transport, crashed, signal).catch((error: unknown) => {
         if (!signal.aborted && isOfTheGuest(error, vm)) deps.launchFailed();
         throw error;
       });
@@ -223,7 +223,7 @@ function passing<T>(point: NamedPoint, value: T): T {
  * Resolves when the VMM or a helper ended unasked. A helper that failed takes QEMU down and is the reason. One that
  * ended well did so because QEMU was gone, and may be seen first: QEMU, which knows why, gets a moment to be seen too.
  */
-function firstCrash(vm: RunningVm, helpers: readonly Helper[]): Promise<SandboxError> {
+export function firstCrash(vm: RunningVm, helpers: readonly Helper[]): Promise<SandboxError> {
   const helperCrash = Promise.race(helpers.map((helper) => helper.crashed));
   const settled = helperCrash.then(async (reason) => {
     if (reason.fields.exitCode !== 0) return reason;
@@ -239,8 +239,9 @@ function isOfTheGuest(error: unknown, vm: RunningVm): boolean {
   return isSilent || (vm.exit !== undefined && vm.exit.signal === undefined);
 }
 
-async function connect(
-  init: BootInit,
+/** @throws ERR_BOOT with QEMU's stderr and the end of the guest's console */
+export async function awaitHello(
+  init: Pick<BootInit, "guestLogLevel" | "helloLimitMs" | "log" | "onEvent">,
   vm: RunningVm,
   transport: GuestDialer,
   crashed: Promise<SandboxError>,

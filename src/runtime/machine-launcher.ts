@@ -10,7 +10,14 @@ import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
 import type { LaunchParts } from "./boot.ts";
 import { type MachineConfig, type MachineConfigInit, machineConfig } from "./machine-config.ts";
-import { discardTemplate, findTemplate, fitsTemplate, openTemplate, orders } from "./template.ts";
+import {
+  discardTemplate,
+  type FoundTemplate,
+  findTemplate,
+  fitsTemplate,
+  openTemplate,
+  orders,
+} from "./template.ts";
 
 /** Bytes of the guest console's log file, which is kept twice: the guest decides how much it writes. */
 const CONSOLE_LIMIT_BYTES = 256 << 10;
@@ -24,8 +31,8 @@ export interface MachineLauncherInit extends MachineConfigInit {
 export class MachineLauncher {
   readonly #init: MachineLauncherInit;
   readonly #qemu: QemuHypervisor;
-  /** Directory of the template that the machine went on from. */
-  #template: string | undefined;
+  /** That the machine went on from. */
+  #template: FoundTemplate | undefined;
 
   constructor(init: MachineLauncherInit) {
     this.#init = init;
@@ -48,7 +55,7 @@ export class MachineLauncher {
   failed(): void {
     if (this.#template === undefined) return;
     discardTemplate(this.#template);
-    this.#init.log.warn({ path: this.#template }, `the template is given up; ${REMEDY}`);
+    this.#init.log.warn({ path: this.#template.path }, `the template is given up; ${REMEDY}`);
   }
 
   async #restore(
@@ -59,21 +66,21 @@ export class MachineLauncher {
   ): Promise<RunningVm | undefined> {
     const { config, paths, log } = this.#init;
     if (!fitsTemplate(machine)) return undefined;
-    const path = findTemplate(config, base, paths.qemu);
-    if (path === undefined) return undefined;
+    const found = findTemplate(config, base, paths.qemu);
+    if (found === undefined) return undefined;
     await using undo = new UndoStack();
     try {
-      const template = undo.use("template", await openTemplate(path));
+      const template = undo.use("template", await openTemplate(found));
       const saved = { ...template.saved, orders: orders(helloPort) };
       const vm = await this.#qemu.launch({ ...machine, memoryFd: template.memoryFd, saved }, signal);
-      this.#template = path;
+      this.#template = found;
       return vm;
     } catch (error) {
       if (signal.aborted) throw error;
-      if (isOfTheTemplate(error)) discardTemplate(path);
+      if (isOfTheTemplate(error)) discardTemplate(found);
       if (error instanceof SandboxError && error.code === "ERR_BOOT") throw error;
       const what = "the machine could not go on from the template, its kernel is started";
-      log.warn({ path, err: describeError(error) }, `${what}; ${REMEDY}`);
+      log.warn({ path: found.path, err: describeError(error) }, `${what}; ${REMEDY}`);
       return undefined;
     }
   }

@@ -4,9 +4,20 @@
  * machine finds either one that fits it or none.
  */
 import { createHash, randomBytes } from "node:crypto";
-import { closeSync, existsSync, openSync, readFileSync, realpathSync, rmSync, statSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  type Stats,
+  statSync,
+} from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
+import { SandboxError } from "../base/errors.ts";
 import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import type { Config } from "../config/index.ts";
 import type { SavedGuest, VmConfig } from "../hypervisor/hypervisor.ts";
@@ -81,12 +92,26 @@ export interface OpenTemplate extends AsyncReleasable {
   readonly memoryFd: number;
 }
 
-/** The directory of the template of machines of the make of `base`; undefined where there is none, or none is wanted. */
-export function findTemplate(config: Config, base: MachineConfig, qemu: string): string | undefined {
-  if (!config.factory.enableTemplate) return undefined;
-  const path = join(templatesDir(config), templateKey(base, qemu));
-  return existsSync(path) ? path : undefined;
+/** A template that was seen in the directory `path`. */
+export interface FoundTemplate {
+  readonly path: string;
+  /** Tells it from another that is made there later. */
+  readonly id: string;
 }
+
+/** The template of machines of the make of `base`; undefined where there is none, or none is wanted. */
+export function findTemplate(config: Config, base: MachineConfig, qemu: string): FoundTemplate | undefined {
+  if (!config.factory.enableTemplate) return undefined;
+  return templateAt(join(templatesDir(config), templateKey(base, qemu)));
+}
+
+/** The template in the directory `path`; undefined where there is none. */
+export function templateAt(path: string): FoundTemplate | undefined {
+  const memory = statSync(join(path, MEMORY_FILE), { throwIfNoEntry: false });
+  return memory && { path, id: idOf(memory) };
+}
+
+const idOf = ({ ino, mtimeMs }: Stats) => `${ino} ${mtimeMs}`;
 
 /** Whether a machine can go on from a template at all. Huge pages cannot be filled as a file is. */
 export function fitsTemplate({ hugepages, sharedFs = [], nics }: VmConfig): boolean {
@@ -98,11 +123,12 @@ export function guestMemory(): number {
   return memfdCreate("caisson-guest");
 }
 
-/** Opens the template in the directory `path` and begins to copy its memory. @throws when it is not whole */
-export async function openTemplate(path: string): Promise<OpenTemplate> {
+/** Opens a template and begins to copy its memory. @throws when it is not whole, ERR_STATE when it is another by now */
+export async function openTemplate({ path, id }: FoundTemplate): Promise<OpenTemplate> {
   await using undo = new UndoStack();
   const state = undo.adopt("template's state", openSync(join(path, STATE_FILE), "r"), closeSync);
   const content = undo.adopt("template's memory", openSync(join(path, MEMORY_FILE), "r"), closeSync);
+  if (idOf(fstatSync(content)) !== id) throw new SandboxError("ERR_STATE", "the template was made anew");
   const memory = undo.adopt("guest memory", guestMemory(), closeFd);
   const filled = copyPages(content, memory);
   filled.catch(() => undefined);
@@ -111,9 +137,9 @@ export async function openTemplate(path: string): Promise<OpenTemplate> {
   return { saved, memoryFd: memory, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-/** Takes a template away. Machines that read it now are not disturbed. */
-export function discardTemplate(path: string): void {
-  rmSync(path, { recursive: true, force: true });
+/** Takes a template away, unless it is another by now. Machines that read it are not disturbed. */
+export function discardTemplate({ path, id }: FoundTemplate): void {
+  if (templateAt(path)?.id === id) rmSync(path, { recursive: true, force: true });
 }
 
 /** The line that a guest reads when it goes on (docs/protocol.md, "Template"): short, for it goes byte by byte. */

@@ -272,6 +272,8 @@ typedef struct {
 static void lock_run(caisson_job *job) {
   lock_job *self = (lock_job *)job;
   self->fd = (int)CAISSON_RETRY(open(self->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (self->fd < 0 && errno == EISDIR)
+    self->fd = (int)CAISSON_RETRY(open(self->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
   if (self->fd < 0) {
     caisson_job_fail(job, errno, "open", self->path);
     return;

@@ -10,6 +10,7 @@ import { assertNothingLeftAtTheEnd } from "../../harness/cri-suite.ts";
 import { withOperator } from "../../harness/operator.ts";
 import { built, virtiofsdPath } from "../../harness/paths.ts";
 import { describeResult } from "../../harness/run.ts";
+import { type ConfigOverrides, writeShimConfig } from "../../harness/shim-config.ts";
 
 const suite = withOperator();
 const { host, shim, shimOk, shimAsNobody, ownTest } = suite;
@@ -125,6 +126,25 @@ ownTest("check names the command that mends what fails, and has status 1", OURS,
   assert.match(
     missing.stdout,
     /configuration +fail .*\/nonexistent\.toml does not exist\n.*mend: shim config paths/,
+  );
+});
+
+ownTest("check tells whether new machines start from a template", OURS, async () => {
+  const file = join(host().directory("config"), "factory.toml");
+  const dir = host().directory("none");
+  const line = async (overrides: ConfigOverrides) => {
+    writeShimConfig(file, overrides);
+    const { stdout } = await shim(["check", "--config", file]);
+    return /^template .*\n(?: +mend: .*\n)?/m.exec(stdout)?.[0].replaceAll(/ +/g, " ");
+  };
+  assert.match((await line({})) ?? "", /^template ok new machines start from \/\S+\/[0-9a-f]{32}\n$/);
+  assert.equal(
+    await line({ "factory.template_path": dir }),
+    `template warning new machines start their kernel: ${dir} has none for them\n mend: shim factory init\n`,
+  );
+  assert.match(
+    (await line({ "factory.enable_template": false })) ?? "",
+    /^template ok off, machines start their kernel: templates are off: enable_template = true /,
   );
 });
 

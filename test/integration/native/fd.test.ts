@@ -205,6 +205,17 @@ test("lockFile() waits its turn, and an aborted wait leaves neither lock nor des
   });
 });
 
+test("lockFile() locks a directory, too", async () => {
+  const directory = fs.mkdtempSync(path.join(scratch, "queue-"));
+  const never = new AbortController().signal;
+  const holder = await lockFile(directory, never);
+  const other = fs.openSync(directory, "r");
+  assert.equal(tryLock(other), false);
+  closeFd(holder);
+  assert.equal(tryLock(other), true);
+  fs.closeSync(other);
+});
+
 test("many waiting jobs do not keep libuv's four threads from their work", async () => {
   const file = path.join(scratch, "crowd");
   const never = new AbortController().signal;

@@ -68,14 +68,14 @@ test("the template is made after the image, whenever that is, and nobody waits f
   assert.deepEqual(template.get("Service.ExecStart"), ["/usr/bin/shim factory init --if-enabled"]);
 });
 
-test("who makes the template gets /dev/kvm and its cache directory, and no more", () => {
+test("who makes the template gets /dev/kvm, vsock and its cache directory, and no more", () => {
   const strict = {
     ProtectSystem: "strict",
     ProtectHome: "yes",
     CapabilityBoundingSet: "",
     NoNewPrivileges: "yes",
     DevicePolicy: "closed",
-    DeviceAllow: "/dev/kvm rw",
+    RestrictAddressFamilies: "AF_UNIX AF_VSOCK",
     PrivateNetwork: "yes",
     RestrictNamespaces: "yes",
     CacheDirectory: "caisson",
@@ -84,6 +84,7 @@ test("who makes the template gets /dev/kvm and its cache directory, and no more"
     assert.deepEqual(template.get(`Service.${key}`), [value], key);
   // QEMU's -sandbox needs the call, which systemd 252 has in no group of @system-service.
   assert.deepEqual(template.get("Service.SystemCallFilter"), ["@system-service seccomp"]);
+  assert.deepEqual(template.get("Service.DeviceAllow"), ["/dev/kvm rw", "/dev/vhost-vsock rw"]);
 });
 
 test("systemd takes them, where there is one to ask", () => {
