@@ -151,5 +151,14 @@ async function saveState(
   if (!takesStateFiles(qmp)) {
     await qmp.execute("getfd", { fdname: STATE_FD }, { signal, fds: [state.fd] });
   }
-  await migrate(qmp, "saving the guest", () => qmp.execute("migrate", { uri }, { signal }), signal);
+  try {
+    await migrate(qmp, "saving the guest", () => qmp.execute("migrate", { uri }, { signal }), signal);
+  } catch (error) {
+    if (!(error instanceof SandboxError) || error.code !== "ERR_HOST") throw error;
+    // QEMU does not always know.
+    const { "error-desc": why = "is its disk full?" } = await qmp.execute("query-migrate", undefined, {
+      signal,
+    });
+    throw new SandboxError("ERR_HOST", `the guest's state could not be written to ${state.path}: ${why}`);
+  }
 }

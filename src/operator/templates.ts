@@ -103,7 +103,8 @@ export async function lockTemplates(dir: string, waits: () => void, signal: Abor
   if (tryLock(fd)) return fd;
   closeFd(fd);
   waits();
-  return await lockFile(dir, signal);
+  // With the dot no file is made where the directory is gone.
+  return await lockFile(`${dir}/.`, signal);
 }
 
 /**

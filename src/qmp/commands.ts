@@ -23,6 +23,7 @@ export interface QmpCommands {
   /** Bytes per second. */
   "migrate-set-parameters": { args: { readonly "max-bandwidth": number }; result: JsonObject };
   migrate: { args: { readonly uri: string }; result: JsonObject };
+  "query-migrate": { args: undefined; result: { readonly "error-desc"?: string } };
   "migrate-incoming": { args: { readonly uri: string }; result: JsonObject };
   system_powerdown: { args: undefined; result: JsonObject };
   /** Takes the descriptor that comes with the message (SCM_RIGHTS) and names it. */

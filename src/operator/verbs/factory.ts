@@ -65,7 +65,10 @@ async function provide(config: Config, force: boolean, file: string, host: Opera
 }
 
 export async function runFactoryStatus(args: Arguments, host: OperatorHost): Promise<number> {
-  const { dir, key: wanted } = wantedTemplate(await loadConfig({ path: configFile(args, host) }));
+  const config = await loadConfig({ path: configFile(args, host) });
+  const obstacle = templateObstacle(config);
+  const wanted = obstacle === undefined ? wantedTemplate(config).key : undefined;
+  const dir = templatesDir(config);
   const templates = await Promise.all(
     listTemplates(dir).map(async (one) => ({
       ...one,
@@ -88,9 +91,8 @@ export async function runFactoryStatus(args: Arguments, host: OperatorHost): Pro
     ]);
     host.stdout(table(["TEMPLATE", "MADE", "SIZE", "USED BY"], rows));
   }
-  host.stderr(
-    ready ? "" : "new machines start their kernel: shim factory init makes the template for them\n",
-  );
+  const why = obstacle ?? "shim factory init makes the template for them";
+  host.stderr(ready ? "" : `new machines start their kernel: ${why}\n`);
   return ready ? 0 : 1;
 }
 

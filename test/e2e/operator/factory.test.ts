@@ -107,6 +107,13 @@ test("what is no template stays where templates are; two at once make one; it go
   assert.match(stderr, /^removed 1 that no machine can use any more$/m);
   assert.deepEqual(readdirSync(templates).sort(), [second, "other"].sort());
   configure("ours", { "factory.enable_template": false });
+  const off = await factory(ours, "status");
+  assert.equal(off.code, 1, describeResult(off));
+  assert.match(
+    off.stdout,
+    new RegExp(`^${second} .* [\\d.]+ MB +nobody: no configuration asks for it$`, "m"),
+  );
+  assert.match(off.stderr, /^new machines start their kernel: templates are off: /);
   await factoryOk(ours, "init", "--if-enabled");
   assert.deepEqual(readdirSync(templates), ["other"]);
   await factoryOk(ours, "destroy");
@@ -138,14 +145,19 @@ test("one that waits for another can be interrupted", async () => {
   assert.deepEqual(readdirSync(templates), []);
 });
 
-test("a disk that is full is named, and nothing is left", async () => {
-  const config = configure("any");
-  const mount = `mount -t tmpfs -o size=8m none ${templates}`;
-  const list = `status=$?; ls -A ${templates}; exit $status`;
-  const script = `${mount} && ${shim} factory init --config ${config}; ${list}`;
-  const result = await run(["unshare", "-m", "sh", "-c", script]);
-  assert.equal(result.code, 1, describeResult(result));
-  assert.match(result.stderr, /no space left on device/i, describeResult(result));
-  assert.match(result.stderr, new RegExp(templates), describeResult(result));
-  assert.equal(result.stdout, "");
-});
+for (const [size, file] of [
+  ["100k", "state"],
+  ["8m", "memory"],
+] as const) {
+  test(`a disk that is full with the ${file} is named, and nothing is left`, async () => {
+    const config = configure("any");
+    const mount = `mount -t tmpfs -o size=${size} none ${templates}`;
+    const list = `status=$?; ls -A ${templates}; exit $status`;
+    const script = `${mount} && ${shim} factory init --config ${config}; ${list}`;
+    const result = await run(["unshare", "-m", "sh", "-c", script]);
+    assert.equal(result.code, 1, describeResult(result));
+    assert.match(result.stderr, /no space left on device|is its disk full/i, describeResult(result));
+    assert.match(result.stderr, new RegExp(templates), describeResult(result));
+    assert.equal(result.stdout, "");
+  });
+}
