@@ -35,7 +35,8 @@ const ownPaths: Plugin = {
       const own = join(SUITE_ROOT, relative(repositoryRoot, path));
       const contents = source
         .replaceAll("import.meta.url", JSON.stringify(`file://${own}`))
-        .replaceAll("import.meta.dirname", JSON.stringify(dirname(own)));
+        .replaceAll("import.meta.dirname", JSON.stringify(dirname(own)))
+        .replaceAll("import.meta.filename", JSON.stringify(programOf(relative(repositoryRoot, path))));
       return { contents, loader: "ts" };
     });
   },
