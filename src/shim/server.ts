@@ -7,6 +7,7 @@ import net from "node:net";
 import path from "node:path";
 import { describeError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
+import { scaledMs } from "../base/timeouts.ts";
 import { VERSION } from "../base/version.ts";
 import { Sandbox as SandboxV1 } from "../gen/containerd/runtime/sandbox/v1/sandbox_pb.ts";
 import { type CreateTaskRequest, Task as TaskV2 } from "../gen/containerd/task/v2/task_pb.ts";
@@ -109,7 +110,7 @@ export function serveShim(args: ShimArguments, init: ServeInit): void {
     sandboxHandlers({ pod: new PodSandbox(tasks), tasks, configPath: args.config, onShutdown }),
     () => args.config,
   );
-  const idle = new IdleEnd(UNUSED_LIMIT_MS, () => {
+  const idle = new IdleEnd(scaledMs(UNUSED_LIMIT_MS), () => {
     if (tasks.unused) void end("there is no sandbox, and nobody calls");
   });
   const server = new TtrpcServer({
