@@ -2,7 +2,7 @@
  * A test file of test/e2e as a program for a host of the lab, where neither tsx nor node_modules are: one bundle, in a
  * tree that looks like a checkout whose build is the installed package.
  */
-import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
+import { copyFileSync, cpSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { build, type Plugin } from "esbuild";
 import { repositoryRoot } from "./places.ts";
@@ -23,8 +23,8 @@ const LINKS: Readonly<Record<string, string>> = {
 /** Files that the tests and their harness read. */
 const FILES = ["scripts/test-reporter.mjs", ".cache/tools/usr/bin/vhost-device-vsock"];
 
-/** Directories of which they read files. */
-const DIRECTORIES = ["configs"];
+/** Directories of which they read files. Their TypeScript is in the programs. */
+const DIRECTORIES = ["configs", "test/e2e", "test/harness"];
 
 /** Each source of ours knows itself under the path that it has in the host's tree. */
 const ownPaths: Plugin = {
@@ -53,9 +53,10 @@ export async function writeSuite(files: readonly string[], target: string): Prom
     mkdirSync(join(target, dirname(path)), { recursive: true });
     symlinkSync(link, join(target, path));
   }
-  for (const path of DIRECTORIES) cpSync(join(repositoryRoot, path), join(target, path), { recursive: true });
-  const sources = readdirSync(join(repositoryRoot, "test/harness")).filter((name) => name.endsWith(".c"));
-  for (const path of [...FILES, ...sources.map((name) => `test/harness/${name}`)]) {
+  const filter = (path: string) => !path.endsWith(".ts");
+  for (const path of DIRECTORIES)
+    cpSync(join(repositoryRoot, path), join(target, path), { recursive: true, filter });
+  for (const path of FILES) {
     mkdirSync(join(target, dirname(path)), { recursive: true });
     copyFileSync(join(repositoryRoot, path), join(target, path));
   }

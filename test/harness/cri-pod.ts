@@ -71,6 +71,7 @@ export interface LogLine {
 }
 
 const EXIT_LIMIT_MS = scaledMs(30_000);
+const EXEC_LIMIT_S = Math.ceil(scaledMs(30_000) / 1000);
 /** Alone on a line, after a newline of its own: the end of a script's output. */
 const END = "--end-of-output--";
 const withoutEnd = (output: string) => output.slice(0, output.lastIndexOf(`\n${END}`));
@@ -197,7 +198,7 @@ export class PodContainer {
   }
 
   /** ExecSync of `argv`, or of a shell script. */
-  async exec(argv: readonly string[] | string, timeoutSeconds = 30): Promise<ExecResult> {
+  async exec(argv: readonly string[] | string, timeoutSeconds = EXEC_LIMIT_S): Promise<ExecResult> {
     const cmd = typeof argv === "string" ? ["sh", "-c", argv] : [...argv];
     const request = { containerId: this.id, cmd, timeout: BigInt(timeoutSeconds) };
     const { stdout, stderr, exitCode } = await this.#cri.runtime.execSync(request);

@@ -101,12 +101,10 @@ compareTest(
     const codes: number[] = [];
     for (const code of [0, 1, 42, 255]) codes.push((await container.exec(`exit ${code}`)).exitCode);
     const killed = (await container.exec("kill -9 $$")).exitCode;
-    const started = performance.now();
     const late = await container.exec(["sleep", "100"], 1).then(
       () => "in time",
       (error: Error) => error.message.replace(/container \S+/, "container ID"),
     );
-    const ms = performance.now() - started;
     const left = await container.ok("ps -o args | grep -c '[s]leep 100' || true");
     const missing = await container.exec(["/no/such/program"]).then(
       () => "found",
@@ -116,7 +114,6 @@ compareTest(
     return {
       codes: [...codes, killed],
       late: /timeout/.test(late),
-      bounded: ms < 5_000,
       left,
       missing: /\/no\/such\/program.*no such file or directory/.test(missing),
     };
@@ -125,7 +122,6 @@ compareTest(
     assert.deepEqual(outcome, {
       codes: [0, 1, 42, 255, 137],
       late: true,
-      bounded: true,
       left: "0\n",
       missing: true,
     }),

@@ -46,7 +46,7 @@ compareTest(
 );
 
 compareTest(
-  "a ConfigMap's update is seen by inotify within a second, whole, with the kubelet's events",
+  "a ConfigMap's update is seen by inotify, whole, with the kubelet's events",
   withVolumes(async (pod, kubelet) => {
     const config = kubelet.volume("configmap", "config");
     kubelet.write(config, { "app.conf": "version 1\n", removed: "x", "nested/key": "n1\n" });
@@ -56,10 +56,8 @@ compareTest(
       "cat /config/app.conf /config/nested/key; ls -A /config; stat -L -c '%a %u' /config/app.conf; touch /config/no 2>&1 | grep -o 'Read-only'",
     );
     await container.logged("ready");
-    const started = performance.now();
     kubelet.write(config, { "app.conf": "version 2\n", "nested/key": "n2\n", added: "y" });
     await container.logged("moved_to ..data");
-    const ms = performance.now() - started;
     await container.logged("delete_self");
     const after = await container.ok(
       "cat /config/app.conf /config/nested/key /config/added; ls /config | tr '\\n' ' '",
@@ -81,7 +79,6 @@ compareTest(
     return {
       before: before.replace(/\.\.2026\S+/, "VERSION"),
       after,
-      soon: ms < 1_000,
       torn,
       last,
       events: kinds(events),
@@ -94,7 +91,6 @@ compareTest(
         assert.match(outcome.before, /^version 1\nn1\n/);
         assert.match(outcome.before, /\n640 0\nRead-only\n$/);
         assert.match(outcome.after, /^version 2\nn2\ny/);
-        assert.equal(outcome.soon, true, "the update took over a second");
         assert.equal(outcome.torn, "done\n");
         assert.equal(outcome.last, "19\n");
         for (const event of [
