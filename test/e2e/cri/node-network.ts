@@ -2,13 +2,14 @@
 import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { scaledMs } from "../../../src/base/timeouts.ts";
 import type { CriHost } from "../../harness/cri-host.ts";
 import { type RunResult, run, runOk } from "../../harness/run.ts";
 import { hostLocal } from "../net/cni.ts";
 import { buildNetTool, startServers } from "../net/net-host.ts";
 
 /** The CRI learns of a changed network by a file event. */
-const NETWORK_LIMIT_MS = 10_000;
+const NETWORK_LIMIT_MS = scaledMs(10_000);
 
 export class NodeNetwork {
   readonly #host: () => CriHost;
