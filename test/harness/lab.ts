@@ -102,6 +102,11 @@ export class LabHost implements AsyncDisposable {
     return await this.shOk(`DEBIAN_FRONTEND=noninteractive apt-get install -q -y ${path} 2>&1`);
   }
 
+  /** Starts a service, or waits for one that is being started. @throws with its journal */
+  async startService(name: string): Promise<void> {
+    await this.shOk(`systemctl start ${name} || { journalctl --no-pager -u ${name} >&2; exit 1; }`);
+  }
+
   async importImage(): Promise<void> {
     const archive = join(this.scratch, "busybox.tar");
     const applets = (await runOk([built.busybox, "--list"])).stdout.trim().split("\n");

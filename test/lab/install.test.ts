@@ -51,7 +51,7 @@ async function podIdentity(id: string): Promise<string> {
 
 /** Waits for the template's unit, which is at work already. @returns the key of the template that new machines start from */
 async function template(): Promise<string> {
-  await host().shOk(`systemctl start ${TEMPLATE_UNIT}`);
+  await host().startService(TEMPLATE_UNIT);
   const { ready, wanted } = JSON.parse(await host().shOk("shim factory status --json")) as {
     readonly ready: boolean;
     readonly wanted: string;

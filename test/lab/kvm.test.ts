@@ -18,7 +18,7 @@ before(async () => {
   await started.shOk(`mkdir -p /etc/caisson/config.d
 printf '[hypervisor.qemu]\\nenable_annotations = ["enable_template"]\\n' > /etc/caisson/config.d/50-lab.toml`);
   // The unit is at work already: this waits for it.
-  await started.shOk("systemctl start caisson-template.service");
+  await started.startService("caisson-template.service");
   await started.shOk(`ip netns add pod
 ip link add veth0 type veth peer name eth0 netns pod
 ip addr add ${NODE}/24 dev veth0
