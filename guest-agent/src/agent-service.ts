@@ -18,7 +18,7 @@ import type { ContainerRuntime } from "./container-runtime.ts";
 import { type FailPoint, withFailPoint } from "./failpoint.ts";
 import { cpuUsec, kernelRelease, memoryBytes, onlineCpus, ownRssBytes, threads } from "./guest-facts.ts";
 import { onlineResources } from "./hotplug.ts";
-import { GuestNetwork } from "./net/network.ts";
+import type { GuestNetwork } from "./net/network.ts";
 import { SHARED_PATH, setUpSandbox } from "./sandbox-setup.ts";
 import { type CallSpan, callLog, currentCall, within, withTracing } from "./tracing.ts";
 import type { Uevents } from "./uevents.ts";
@@ -31,6 +31,7 @@ const STOP_LIMIT_MS = 2_000;
 export interface AgentServiceDeps {
   readonly log: Log;
   readonly runtime: ContainerRuntime;
+  readonly network: GuestNetwork;
   readonly uevents: Uevents;
   /** Settles once the boot is complete (clock set, drivers of the devices loaded). */
   readonly ready: Promise<void>;
@@ -54,7 +55,7 @@ type Handlers = ServiceHandlers<typeof Agent>;
 
 function sandboxHandlers(deps: AgentServiceDeps): Handlers {
   let created = false;
-  const network = new GuestNetwork(deps);
+  const { network } = deps;
   return {
     async createSandbox(request) {
       if (created) throw new SandboxError("ERR_ALREADY_EXISTS", "this guest already has its sandbox");
@@ -62,7 +63,7 @@ function sandboxHandlers(deps: AgentServiceDeps): Handlers {
       const call = currentCall();
       await deps.ready;
       try {
-        return await within(call, () => createSandbox(request, deps, network));
+        return await within(call, () => createSandbox(request, deps));
       } catch (error) {
         created = false;
         throw error;
@@ -88,17 +89,16 @@ function sandboxHandlers(deps: AgentServiceDeps): Handlers {
 async function createSandbox(
   request: CreateSandboxRequest,
   deps: AgentServiceDeps,
-  network: GuestNetwork,
 ): Promise<MessageInitShape<typeof CreateSandboxResponseSchema>> {
   setUpSandbox(request);
-  if (request.network !== undefined) await network.apply(request.network);
+  if (request.network !== undefined) await deps.network.apply(request.network);
   deps.runtime.configure({
     sandboxId: request.sandboxId,
     hostname: request.hostname,
     sharedPath: SHARED_PATH,
     sharePidNamespace: request.sharePidNamespace,
   });
-  return { memoryTotalBytes: memoryBytes().total, onlineCpus: onlineCpus() };
+  return {};
 }
 
 function guestInfo(deps: AgentServiceDeps): MessageInitShape<typeof GuestInfoResponseSchema> {

@@ -11,7 +11,7 @@ import type { ModuleLoader } from "./boot/modules.ts";
 import { ConsoleServer } from "./console/console-server.ts";
 import { KEEP_MS, TOOLS_PATH, Tools } from "./console/tools.ts";
 import { createContainerRuntime } from "./container/index.ts";
-import type { ProcessExit } from "./container-runtime.ts";
+import type { ContainerRuntime, ProcessExit } from "./container-runtime.ts";
 import type { Endpoints } from "./endpoints.ts";
 import type { EventLoop } from "./event-loop.ts";
 import type { FailPoint } from "./failpoint.ts";
@@ -21,6 +21,7 @@ import { HostLink } from "./host-link.ts";
 import { CLOCK_BOOTTIME } from "./linux.ts";
 import { type LogOutput, printEntry, toJson } from "./logger.ts";
 import { ForwardServer } from "./net/forward-server.ts";
+import { GuestNetwork } from "./net/network.ts";
 import { Reaper } from "./reaper.ts";
 import { StreamServer } from "./stdio/stream-server.ts";
 import { currentTraceId } from "./tracing.ts";
@@ -90,6 +91,10 @@ export async function runAgent(init: AgentInit): Promise<void> {
   });
   const reaper = new Reaper(loop, (pid, status) => runtime.reaped(pid, status));
   const uevents = new Uevents(loop);
+  const network = new GuestNetwork({ uevents, log });
+  // A guest that is saved is ready for its first container as far as none is known, and hears of devices only from then on.
+  if (init.waits) prepare(runtime, network, log);
+  else uevents.listen();
   const streams = new StreamServer({
     log,
     stdio: (container, exec) => {
@@ -100,6 +105,7 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const service = agentService({
     log,
     runtime,
+    network,
     uevents,
     ready,
     uptimeUs,
@@ -121,11 +127,13 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const forwards = new ForwardServer({ loop, log: log.child({ component: "forward" }) });
   endpoints.listen(FORWARD_PORT, (stream) => void forwards.serve(stream));
 
-  link = new HostLink(await (dialling ?? dial()));
+  const connecting = dialling ?? dial();
+  uevents.listen();
+  link = new HostLink(await connecting);
   const connected = link;
   const greeting = greet(init, connected);
-  // While the hello is under way.
-  init.modules?.loadForDevices(LATE_DEVICES);
+  // While the hello is under way. A guest that was saved has them.
+  if (!init.waits) init.modules?.loadForDevices(LATE_DEVICES);
   await greeting;
   markReady();
   loop.setTimer(LATE_DEVICES_MS, () => init.modules?.loadForDevices());
@@ -137,6 +145,16 @@ export async function runAgent(init: AgentInit): Promise<void> {
   const reason = await connected.lost;
   log.warn({ err: describeError(reason) }, "the host is gone; ending");
   init.powerOff();
+}
+
+/** What fails is tried again, and told, by whom needs it. */
+function prepare(runtime: ContainerRuntime, network: GuestNetwork, log: Log): void {
+  try {
+    runtime.prepare();
+    network.prepare();
+  } catch (error) {
+    log.warn({ err: describeError(error) }, "the guest could not be prepared for containers");
+  }
 }
 
 /** Says hello and takes over the host's clock and log level. */

@@ -64,6 +64,9 @@ export interface ConsoleTarget {
 }
 
 export interface ContainerRuntime {
+  /** Makes what the first container needs and no sandbox changes. May be left out. @throws SysError */
+  prepare(): void;
+
   /** Called once, by CreateSandbox, before any container. */
   configure(settings: SandboxSettings): void;
 

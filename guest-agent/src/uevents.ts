@@ -23,10 +23,16 @@ export class Uevents {
   readonly #loop: EventLoop;
   readonly #listeners = new Set<Listener>();
   readonly #buffer = new Uint8Array(RECEIVE_BYTES);
+  #listens = false;
 
-  /** Subscribes at once: what happens from now on is seen. */
   constructor(loop: EventLoop) {
     this.#loop = loop;
+  }
+
+  /** What happens from now on is seen. Idempotent. */
+  listen(): void {
+    if (this.#listens) return;
+    this.#listens = true;
     const fd = sys.socket(AF_NETLINK, SOCK_DGRAM | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
     try {
       sys.setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER);
@@ -34,7 +40,7 @@ export class Uevents {
       // Without CAP_NET_ADMIN the default size has to do.
     }
     sys.bindNetlink(fd, UEVENT_GROUP);
-    loop.watch(fd, EPOLLIN, () => this.#receive(fd));
+    this.#loop.watch(fd, EPOLLIN, () => this.#receive(fd));
   }
 
   /** Calls back with each event, until the returned function is called. */

@@ -67,6 +67,10 @@ class Containers implements ContainerRuntime {
     this.#options = options;
   }
 
+  prepare(): void {
+    Cgroup.prepare(this.#options);
+  }
+
   configure(settings: SandboxSettings): void {
     if (this.#settings !== undefined) throw new SandboxError("ERR_STATE", "the sandbox exists already");
     if (settings.sharePidNamespace) this.#namespaces.sharePid();
@@ -262,7 +266,7 @@ class Containers implements ContainerRuntime {
 
   #prepareCgroups(): void {
     try {
-      Cgroup.prepare(this.#options);
+      this.prepare();
     } catch {
       // The first container tries again and says why.
     }

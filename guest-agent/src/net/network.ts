@@ -1,7 +1,8 @@
 /** The pod's network in the guest: interfaces, addresses, routes, neighbours (ApplyNetwork, CreateSandbox). */
+import { create } from "@bufbuild/protobuf";
 import { SandboxError } from "../../../src/base/errors.ts";
 import type { Log } from "../../../src/base/log.ts";
-import type { ApplyNetworkRequest } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
+import { type ApplyNetworkRequest, ApplyNetworkRequestSchema } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { dumpLinks, type Link, parseLink } from "../../../src/netlink/link.ts";
 import { callLog } from "../tracing.ts";
 import type { Uevents } from "../uevents.ts";
@@ -27,11 +28,23 @@ export interface NetworkDeps {
 export class GuestNetwork {
   readonly #deps: NetworkDeps;
   #last: ApplyNetworkRequest | undefined;
+  #hasLoopback = false;
   /** One request after the other. */
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(deps: NetworkDeps) {
     this.#deps = deps;
+  }
+
+  /** Starts the loopback interface, as the first request would. @throws SandboxError */
+  prepare(): void {
+    const socket = new RtnetlinkSocket();
+    try {
+      socket.execute(planNetwork(create(ApplyNetworkRequestSchema), listLinks(socket)));
+      this.#hasLoopback = true;
+    } finally {
+      socket.close();
+    }
   }
 
   /**
@@ -48,6 +61,7 @@ export class GuestNetwork {
   }
 
   async #apply(request: ApplyNetworkRequest, log: Log): Promise<void> {
+    if (this.#hasLoopback && this.#last === undefined && isEmpty(request)) return;
     const socket = new RtnetlinkSocket();
     try {
       const links = await presentLinks(socket, request, this.#deps);
@@ -63,6 +77,9 @@ export class GuestNetwork {
     }
   }
 }
+
+const isEmpty = ({ interfaces, routes, neighbours, rules }: ApplyNetworkRequest): boolean =>
+  [interfaces, routes, neighbours, rules].every((list) => list.length === 0);
 
 function listLinks(socket: RtnetlinkSocket): Link[] {
   return socket.dump(dumpLinks()).map((message) => parseLink(message.payload));

@@ -19,6 +19,8 @@ const base: readonly string[] = [
   "random.trust_cpu=on",
   // One serial port: the others are probed for nothing.
   "8250.nr_uarts=1",
+  // A virtual link saves no power, and is not configured for it each time that a device is plugged.
+  "pcie_aspm=off",
   // virtio needs no bounce buffer. A kernel that may be given memory above 4 GiB would set 64 MiB aside for one.
   "swiotlb=noforce",
   // All controllers stay with the one hierarchy that the agent mounts.

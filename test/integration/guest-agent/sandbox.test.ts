@@ -42,7 +42,7 @@ function addresses(agent: AgentProcess, name: string): string[] {
 
 const linkOf = (agent: AgentProcess, name: string) => ip<IpLink[]>(agent, "link", "show", "dev", name)[0];
 
-test("createSandbox() sets host name, DNS, sysctls and the network, and answers with the guest's size", async () => {
+test("createSandbox() sets host name, DNS, sysctls and the network", async () => {
   await using agent = await AgentProcess.start({ ownNamespaces: true });
   addNic(agent, "nic0", MAC);
   // The mount namespace is its own, the file is not: the agent is given another one in its place.
@@ -50,14 +50,13 @@ test("createSandbox() sets host name, DNS, sysctls and the network, and answers 
   writeFileSync(resolvConf, "");
   inside(agent, "mount", "--bind", resolvConf, "/etc/resolv.conf");
   const before = hostname();
-  const answer = await agent.calls.createSandbox({
+  await agent.calls.createSandbox({
     sandboxId: "pod",
     hostname: "web-0",
     resolvConf: "nameserver 10.96.0.10\n",
     sysctls: { "net.ipv4.ip_forward": "1", "net/ipv4/conf/lo/rp_filter": "2" },
     network: { interfaces: [{ name: "eth0", mac: MAC, mtu: 1450, addresses: ["10.88.0.5/16"] }] },
   });
-  assert.ok(answer.memoryTotalBytes > 0n && answer.onlineCpus > 0);
   assert.equal(inside(agent, "hostname").trim(), "web-0");
   assert.equal(hostname(), before);
   assert.equal(readFileSync(resolvConf, "utf8"), "nameserver 10.96.0.10\n");
