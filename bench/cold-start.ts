@@ -17,7 +17,7 @@ export interface ColdStart {
   /** The parts of `own`, one after the other. */
   readonly parts: {
     readonly program: number;
-    /** From Create to QEMU: Node, configuration, workspace, virtiofsd, vsock backend, network. */
+    /** From Create until QEMU has all its parts: Node, configuration, workspace, virtiofsd, vsock backend, network. */
     readonly untilQemu: number;
     /** From the agent's execution, or from its going on in a machine from a template, until it dials the host. */
     readonly agent: number;
@@ -48,11 +48,13 @@ export async function coldStart(world: World, id: string, config: ConfigOverride
   const created = performance.now();
   await task.start({ id });
   const startCall = performance.now() - created;
-  const { launched, hello, ready, agentMs, time } = readyRecord(shim.log());
+  const { prepared, launched, hello, ready, agentMs, time } = readyRecord(shim.log());
   const readyAt = Date.parse(time) - performance.timeOrigin;
-  const machine = hello - launched - agentMs;
+  // A machine from a template starts beside its parts: what these take longer is ours.
+  const machineAlone = Math.max(prepared, launched);
+  const machine = hello - machineAlone - agentMs;
   const total = shim.startMs + (created - begun) + startCall;
-  const untilQemu = readyAt - ready + launched - begun;
+  const untilQemu = readyAt - ready + machineAlone - begun;
   return {
     total,
     own: total - machine,

@@ -5,7 +5,7 @@
  * is kept, and an exit that nobody asked for can be told from a stop. It gets no environment but what is named here.
  */
 import { accessSync, constants } from "node:fs";
-import type { Readable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import { errnoOf, SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { logField } from "../base/log-fields.ts";
@@ -33,8 +33,8 @@ export interface ChildInit {
   readonly parentDeathSignal?: "KILL" | "TERM";
   /** Keep the capabilities when it takes on another user (SECBIT_NO_SETUID_FIXUP, capabilities(7)). */
   readonly keepCapabilities?: boolean;
-  /** What it reads on its standard input, which then ends; default: nothing (/dev/null). */
-  readonly input?: string;
+  /** It is told something on its standard input (input()); default: that is /dev/null. */
+  readonly takesInput?: boolean;
   /** "capture" keeps the last 64 KiB of the child's stdout; default "ignore" (/dev/null). */
   readonly stdout?: "capture" | "ignore";
   /** Called for each line of a captured stdout, cut at 8 KiB. Must not throw. */
@@ -73,6 +73,8 @@ export interface SupervisedChild extends AsyncReleasable {
   readonly exit: ChildExit | undefined;
   readonly stdout: TailBuffer;
   readonly stderr: TailBuffer;
+  /** What a child that takes input reads, which then ends: called once. One that has ended reads nothing. */
+  input(text: string): void;
   /** SIGTERM, then SIGKILL after timeoutMs("childStop"). Resolves with the exit; may be called again. */
   stop(): Promise<ChildExit>;
   /** SIGKILL. Resolves with the exit. */
@@ -163,6 +165,7 @@ class ExecaChild implements SupervisedChild {
   /** Ends the run: aborting it kills the child; it is aborted after the exit too, which ends every wait. */
   readonly #controller = new AbortController();
   readonly #signal: (signal: NodeJS.Signals) => void;
+  readonly #stdin: Writable | undefined;
   #exit: ChildExit | undefined;
   #requested = false;
 
@@ -175,7 +178,7 @@ class ExecaChild implements SupervisedChild {
     const extraFds = (init.inheritFds ?? []) as readonly 3[];
     const subprocess = execa(command.file, command.args, {
       stdio: [
-        init.input === undefined ? "ignore" : "pipe",
+        init.takesInput === true ? "pipe" : "ignore",
         init.stdout === "capture" ? "pipe" : "ignore",
         "pipe",
         ...extraFds,
@@ -194,7 +197,7 @@ class ExecaChild implements SupervisedChild {
     this.#signal = (signal) => void subprocess.kill(signal);
     // A child that ends before it has read is seen by its exit.
     subprocess.stdin?.on("error", () => undefined);
-    subprocess.stdin?.end(init.input);
+    this.#stdin = subprocess.stdin ?? undefined;
     const outputs = [
       consume(subprocess.stdout, this.stdout, init.onStdoutLine),
       consume(subprocess.stderr, this.stderr, init.onStderrLine),
@@ -216,6 +219,10 @@ class ExecaChild implements SupervisedChild {
 
   get exit(): ChildExit | undefined {
     return this.#exit;
+  }
+
+  input(text: string): void {
+    this.#stdin?.end(text);
   }
 
   async stop(): Promise<ChildExit> {

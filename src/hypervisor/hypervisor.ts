@@ -43,8 +43,6 @@ export interface SavedGuest {
   readonly stateFd: number;
   /** When the guest's memory is in the machine's `memoryFd`. */
   readonly filled: Promise<unknown>;
-  /** The line that it reads on its console. */
-  readonly orders: string;
 }
 
 /** A machine as plain data. Descriptors are the caller's; the VMM process gets copies. */
@@ -98,11 +96,14 @@ export interface VmConfig {
   readonly memoryFd?: number | undefined;
   /** Its guest is going to be saved, for machines that have it as `saved`. */
   readonly template?: boolean;
-  /** Goes on from a saved guest instead of starting the kernel. */
+  /** Goes on from a saved guest instead of starting the kernel; the pod's devices come later then (WaitingVm). */
   readonly saved?: SavedGuest | undefined;
   /** Called for each line of the guest's console. */
   readonly onConsoleLine?: (line: string) => void;
 }
+
+/** Of a machine what belongs to one pod. */
+export type PodDevices = Pick<VmConfig, "sharedFs" | "vsock" | "nics">;
 
 /** A block device of the host for a running machine. */
 export interface BlockConfig {
@@ -135,8 +136,10 @@ export interface Hotplug {
 /** A VMM process. Disposing it kills the VM at once: a guest that should end in order is told so beforehand. */
 export interface RunningVm extends AsyncReleasable {
   readonly pid: number;
-  /** Milliseconds from the process's start until a saved guest went on; 0 where the kernel was started. */
-  readonly restoreMs: number;
+  /** Milliseconds since the process was started. */
+  readonly ageMs: number;
+  /** Its guest was a saved one. */
+  readonly restored: boolean;
   /** Resolves when the VMM's process ended, for whatever reason; never rejects. */
   readonly exited: Promise<ChildExit>;
   /** The same once it has; undefined before. */
@@ -156,6 +159,20 @@ export interface RunningVm extends AsyncReleasable {
   kill(): Promise<ChildExit>;
 }
 
+/** A VMM with a saved guest that waits for its pod. Disposing it kills the VM. */
+export interface WaitingVm extends AsyncReleasable {
+  readonly pid: number;
+  /** Resolves when the saved guest was read; rejects as goOn() does. */
+  readonly read: Promise<void>;
+  /**
+   * Plugs the pod's devices and has the guest go on, which finds the line `orders` on its console. Called once; what it resolves
+   * with owns the VM.
+   * @throws SandboxError ERR_HOST, ERR_UNAVAILABLE (the VMM ended), ERR_DEADLINE, ERR_CANCELED; ERR_BOOT when the guest was read and
+   *   the rest failed: what is behind the pod's devices may be of no use any more. The VM was killed then.
+   */
+  goOn(devices: PodDevices, orders: string, signal: AbortSignal): Promise<RunningVm>;
+}
+
 export interface Hypervisor {
   /**
    * Starts the VMM; resolves when its process runs. Whether the guest boots is seen by its hello, to be raced against
@@ -163,4 +180,9 @@ export interface Hypervisor {
    * @throws SandboxError ERR_HOST when the VMM cannot be executed, ERR_CANCELED.
    */
   launch(config: VmConfig, signal: AbortSignal): Promise<RunningVm>;
+  /**
+   * Starts the VMM with a saved guest; resolves when its process runs, which reads the guest from then on.
+   * @throws as launch()
+   */
+  wake(config: VmConfig & { readonly saved: SavedGuest }, signal: AbortSignal): Promise<WaitingVm>;
 }

@@ -5,6 +5,8 @@
  *   vsock backend ─┐
  *   pod network  ──┼─> QEMU ──> hello ──> CreateSandbox ──> Machine
  *   virtiofsd  ────┘
+ *
+ * A QEMU that goes on from a template starts beside these, and is given its devices when they are there.
  */
 import { GuestAgent, type GuestDialer } from "../agent/guest-agent.ts";
 import { allOrAbort } from "../base/all-or-abort.ts";
@@ -73,7 +75,12 @@ export interface MachineDeps {
   /** Begins what attachNetwork() needs and changes nothing. Released by it, or by the caller who never calls it. */
   reserveNetwork(): AsyncReleasable;
   attachNetwork(workspace: Workspace, signal: AbortSignal): Promise<MachineNetwork>;
-  /** Starts the VMM; resolves when its process runs. */
+  /**
+   * Starts the VMM ahead of its parts where it can do without them for a while. Released by launch(), or by the caller who never
+   * calls it.
+   */
+  startAhead(workspace: Workspace, signal: AbortSignal): AsyncReleasable;
+  /** Starts the VMM, or gives its parts to the one that runs; resolves when its process runs with them. */
   launch(parts: LaunchParts, signal: AbortSignal): Promise<RunningVm>;
   /** The guest that was launched said no hello, for a reason of its own. */
   launchFailed(): void;
@@ -130,6 +137,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const mark = (name: string, agoMs = 0) => {
     steps[name] = Math.round((performance.now() - startedAt - agoMs) * 10) / 10;
   };
+  undo.use("vm ahead of its parts", deps.startAhead(workspace, signal));
   // The wiring first: its thread in the pod's namespace works while the processes are being spawned.
   const [network, sharedFs, vsock] = await allOrAbort<[MachineNetwork, SharedFs, VsockEndpoint]>(signal, [
     (abort) =>
@@ -150,8 +158,8 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const vm = undo.use("vm", await traced("qemu launch", () => deps.launch(parts, signal)));
   vsock.transport.deviceInherited();
   network.inherited();
-  mark("launched", vm.restoreMs);
-  if (vm.restoreMs > 0) mark("restored");
+  mark("launched", vm.ageMs);
+  if (vm.restored) mark("restored");
   failPoint("boot.launched");
   const crashed = firstCrash(vm, [
     ...sharedFs.daemons,

@@ -47,13 +47,8 @@ export function hostMachineDeps(init: HostMachineInit, runDir: string): MachineD
       return reservation;
     },
     attachNetwork: network.attachNetwork,
-    launch: (parts, signal) =>
-      parts.workspace.spawn(
-        "qemu",
-        init.paths.qemu,
-        () => launcher.launch(parts, tscKhz(), signal),
-        () => failPoint("qemu.spawned"),
-      ),
+    startAhead: (workspace, signal) => launcher.startAhead(workspace, network.reservedNetns(), signal),
+    launch: (parts, signal) => launcher.launch(parts, tscKhz(), signal),
     launchFailed: () => launcher.failed(),
   };
 }

@@ -6,7 +6,7 @@ import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
 import type { Config } from "../config/index.ts";
-import type { NetUndoRecord, PodReservation } from "../resources/net/index.ts";
+import type { Netns, NetUndoRecord, PodReservation } from "../resources/net/index.ts";
 import type { MachineDeps, MachineNetwork } from "./boot.ts";
 import type { MachineSize } from "./sizing.ts";
 import type { Workspace } from "./workspace.ts";
@@ -19,8 +19,21 @@ export interface HostNetworkInit {
   readonly log: Log;
 }
 
-export function hostNetwork(init: HostNetworkInit): Pick<MachineDeps, "reserveNetwork" | "attachNetwork"> {
-  let begun: Promise<PodReservation | undefined> | undefined;
+export interface HostNetwork extends Pick<MachineDeps, "reserveNetwork" | "attachNetwork"> {
+  /** Where the VMM will run: a namespace, or none. Undefined where that is not known before attachNetwork(). */
+  reservedNetns(): Promise<{ readonly path: string | undefined } | undefined>;
+}
+
+/** What was begun ahead. */
+interface Reservation {
+  /** A namespace of our own. */
+  readonly own: Netns | undefined;
+  /** Undefined where nothing can be planned ahead: a macvtap takes what was read away from the interface. */
+  readonly pod: PodReservation | undefined;
+}
+
+export function hostNetwork(init: HostNetworkInit): HostNetwork {
+  let begun: Promise<Reservation | undefined> | undefined;
   const take = async () => {
     const taken = begun;
     begun = undefined;
@@ -30,7 +43,19 @@ export function hostNetwork(init: HostNetworkInit): Pick<MachineDeps, "reserveNe
     reserveNetwork: () => {
       // What it failed for may have passed by then; attachNetwork() looks again and tells.
       begun = reserve(init).catch(() => undefined);
-      return { [Symbol.asyncDispose]: async () => (await take())?.release() };
+      return {
+        [Symbol.asyncDispose]: async () => {
+          const taken = await take();
+          taken?.pod?.release();
+          taken?.own?.close();
+        },
+      };
+    },
+    reservedNetns: async () => {
+      const reserved = await begun;
+      if (reserved === undefined) return undefined;
+      const isNone = init.config.runtime.internetworkingModel === "none";
+      return { path: isNone ? undefined : (init.netnsPath ?? reserved.own?.path) };
     },
     attachNetwork: async (workspace, signal) => attachNetwork(init, workspace, signal, await take()),
   };
@@ -41,13 +66,13 @@ function modules() {
   return Promise.all([import("../resources/net/index.ts"), import("./machine-network.ts")]);
 }
 
-/** @returns undefined where nothing can be planned ahead: a macvtap takes what was read away from the interface. */
-async function reserve(init: HostNetworkInit): Promise<PodReservation | undefined> {
+async function reserve(init: HostNetworkInit): Promise<Reservation | undefined> {
   const { internetworkingModel: model } = init.config.runtime;
-  if (model === "none") return undefined;
-  const [{ reservePodNetwork }] = await modules();
-  if (init.netnsPath === undefined || model === "macvtap") return undefined;
-  return await reservePodNetwork(optionsOf(init, init.netnsPath));
+  if (model === "none") return { own: undefined, pod: undefined };
+  const [{ makeNetns, reservePodNetwork }] = await modules();
+  if (init.netnsPath === undefined) return { own: await makeNetns(), pod: undefined };
+  if (model === "macvtap") return { own: undefined, pod: undefined };
+  return { own: undefined, pod: await reservePodNetwork(optionsOf(init, init.netnsPath)) };
 }
 
 function optionsOf({ config, size, log }: HostNetworkInit, netnsPath: string) {
@@ -64,13 +89,13 @@ async function attachNetwork(
   init: HostNetworkInit,
   workspace: Workspace,
   signal: AbortSignal,
-  reserved: PodReservation | undefined,
+  reserved: Reservation | undefined,
 ): Promise<MachineNetwork> {
   const { config, log } = init;
   if (config.runtime.internetworkingModel === "none") return noNetwork;
   const [{ attachPodNetwork, makeNetns, undoPodNetwork }, { machineNetwork }] = await modules();
   await using undo = new UndoStack();
-  const own = init.netnsPath === undefined ? await makeNetns() : undefined;
+  const own = reserved?.own ?? (init.netnsPath === undefined ? await makeNetns() : undefined);
   undo.defer("network namespace", () => own?.close());
   const netnsPath = own?.path ?? init.netnsPath ?? "";
   const journalled = new Map<number, unknown>();
@@ -87,7 +112,8 @@ async function attachNetwork(
     };
   };
   const attaching =
-    reserved?.attach(journal, signal) ?? attachPodNetwork({ ...optionsOf(init, netnsPath), journal }, signal);
+    reserved?.pod?.attach(journal, signal) ??
+    attachPodNetwork({ ...optionsOf(init, netnsPath), journal }, signal);
   const network = await attaching.catch(async (error: unknown) => {
     // It has undone itself, or says in the error that it could not; what the journal says is made sure of.
     for (const plan of journalled.values()) await undoPodNetwork(plan);

@@ -8,7 +8,7 @@ import type { Log } from "../base/log.ts";
 import { timeoutMs } from "../base/timeouts.ts";
 import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import type { PluggedNic, RunningVm } from "../hypervisor/hypervisor.ts";
-import { bootNetdevId } from "../hypervisor/qemu/argv.ts";
+import { bootNetdevId } from "../hypervisor/qemu/pod-devices.ts";
 import {
   LocalhostForward,
   type PodNetwork,

@@ -20,7 +20,7 @@ import { isDeepStrictEqual } from "node:util";
 import { SandboxError } from "../base/errors.ts";
 import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import type { Config } from "../config/index.ts";
-import type { SavedGuest, VmConfig } from "../hypervisor/hypervisor.ts";
+import type { PodDevices, SavedGuest } from "../hypervisor/hypervisor.ts";
 import { qemuCommand } from "../hypervisor/qemu/argv.ts";
 import { MAX_POD_DEVICES } from "../hypervisor/qemu/restore.ts";
 import { closeFd, copyPages, memfdCreate } from "../native/index.ts";
@@ -88,7 +88,7 @@ function identity(path: string): FileIdentity {
 
 /** The descriptors are the caller's until it is disposed. */
 export interface OpenTemplate extends AsyncReleasable {
-  readonly saved: Omit<SavedGuest, "orders">;
+  readonly saved: SavedGuest;
   readonly memoryFd: number;
 }
 
@@ -113,10 +113,12 @@ export function templateAt(path: string): FoundTemplate | undefined {
 
 const idOf = ({ ino, mtimeMs }: Stats) => `${ino} ${mtimeMs}`;
 
-/** Whether a machine can go on from a template at all. Huge pages cannot be filled as a file is. */
-export function fitsTemplate({ hugepages, sharedFs = [], nics }: VmConfig): boolean {
-  return hugepages !== true && sharedFs.length + nics.length + 1 <= MAX_POD_DEVICES;
-}
+/** Whether machines of a make can go on from a template at all. Huge pages cannot be filled as a file is. */
+export const fitsTemplate = ({ hugepages }: MachineConfig): boolean => hugepages !== true;
+
+/** Whether the port of a pod's devices has room for these. */
+export const fitPort = ({ sharedFs = [], nics }: PodDevices): boolean =>
+  sharedFs.length + nics.length + 1 <= MAX_POD_DEVICES;
 
 /** An empty file in memory for a guest; the caller closes it. */
 export function guestMemory(): number {
@@ -131,7 +133,8 @@ export async function openTemplate({ path, id }: FoundTemplate): Promise<OpenTem
   if (idOf(fstatSync(content)) !== id) throw new SandboxError("ERR_STATE", "the template was made anew");
   const memory = undo.adopt("guest memory", guestMemory(), closeFd);
   const filled = copyPages(content, memory);
-  filled.catch(() => undefined);
+  // Not while they are being copied.
+  undo.defer("copy of the memory", async () => void (await filled.catch(() => undefined)));
   const owned = undo.move();
   const saved = { stateFd: state, filled };
   return { saved, memoryFd: memory, [Symbol.asyncDispose]: () => owned.disposeAsync() };

@@ -2,7 +2,10 @@
 import { create } from "@bufbuild/protobuf";
 import { SandboxError } from "../../../src/base/errors.ts";
 import type { Log } from "../../../src/base/log.ts";
-import { type ApplyNetworkRequest, ApplyNetworkRequestSchema } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
+import {
+  type ApplyNetworkRequest,
+  ApplyNetworkRequestSchema,
+} from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { dumpLinks, type Link, parseLink } from "../../../src/netlink/link.ts";
 import { callLog } from "../tracing.ts";
 import type { Uevents } from "../uevents.ts";

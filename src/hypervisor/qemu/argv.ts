@@ -2,13 +2,11 @@
 import { SandboxError } from "../../base/errors.ts";
 import type { VmConfig } from "../hypervisor.ts";
 import { kernelCommandLine } from "./kernel-command-line.ts";
-import { type Device, renderSwitch, type Switch, type TapNetdev } from "./switches.ts";
+import { type ClientChardev, podParts, podProblems } from "./pod-devices.ts";
+import { type Device, renderSwitch, type Switch } from "./switches.ts";
 
 /** First descriptor number of what a child inherits (0 to 2 are stdin, stdout and stderr). */
 const FIRST_INHERITED_FD = 3;
-
-/** Longest tag of a virtio-fs device, in bytes (virtio specification 5.11.4). */
-const MAX_TAG_BYTES = 36;
 
 /** Collects descriptors of ours and tells the number that each will have in QEMU. */
 class InheritedFds {
@@ -24,22 +22,8 @@ export interface QemuCommand {
   readonly args: readonly string[];
   /** Descriptors of the caller that become 3, 4, … in QEMU. */
   readonly fds: readonly number[];
-  /** What is to be plugged once the saved guest was read; nothing where it boots. */
-  readonly restore: Restore | undefined;
-}
-
-export interface Restore {
-  /** Number of the state's descriptor in QEMU. */
-  readonly stateFd: number;
-  readonly chardevs: readonly ClientChardev[];
-  readonly netdevs: readonly TapNetdev[];
-  readonly devices: readonly Device[];
-}
-
-/** A character device that is a connection to the unix socket `path`. */
-export interface ClientChardev {
-  readonly id: string;
-  readonly path: string;
+  /** Number of the saved guest's state in QEMU; nothing where the kernel is started. */
+  readonly stateFd: number | undefined;
 }
 
 /**
@@ -50,9 +34,10 @@ export interface ClientChardev {
 export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuCommand {
   check(config);
   const fds = new InheritedFds();
-  const pod = podDevices(config, fds);
   const { saved } = config;
-  const restore = saved && { ...pod, stateFd: fds.add(saved.stateFd) };
+  const stateFd = saved && fds.add(saved.stateFd);
+  // QEMU reads no state into a machine that has them.
+  const pod = saved === undefined ? podSwitches(config, fds) : [];
   const switches: Switch[] = [
     { switch: "name", name: config.name },
     { switch: "machine", type: "q35", extra: config.machineOptions },
@@ -83,18 +68,21 @@ export function qemuCommand(config: VmConfig, qmpListenerFd: number): QemuComman
       : []),
     ...rootPorts(config.rootPorts),
     ...(config.template === true || saved !== undefined ? [podPort(config.rootPorts)] : []),
-    ...(saved === undefined
-      ? [
-          ...pod.chardevs.map(client),
-          ...pod.netdevs.map((it) => ({ switch: "tap", ...it }) as const),
-          ...pod.devices.map(device),
-        ]
-      : []),
+    ...pod,
     // Its directory is what `delete` knows it by; that of a machine that boots is in the paths of its sockets.
     ...(saved === undefined ? [] : [{ switch: "log", path: `${config.runDir}/qemu.log` } as const]),
     ...(config.seccomp === "" ? [] : [{ switch: "sandbox", filter: config.seccomp } as const]),
   ];
-  return { args: switches.flatMap(renderSwitch), fds: fds.list, restore };
+  return { args: switches.flatMap(renderSwitch), fds: fds.list, stateFd };
+}
+
+function podSwitches(config: VmConfig, fds: InheritedFds): Switch[] {
+  const { chardevs, netdevs, devices } = podParts(config, (fd) => fds.add(fd));
+  return [
+    ...chardevs.map(client),
+    ...netdevs.map((it) => ({ switch: "tap", ...it }) as const),
+    ...devices.map(device),
+  ];
 }
 
 /** What the machine begins with: the kernel, or a guest that has booted already. */
@@ -102,44 +90,6 @@ function start(config: VmConfig): Switch {
   if (config.saved !== undefined) return { switch: "incoming" };
   const { kernel, initrd } = config;
   return { switch: "kernel", path: kernel.path, initrd, append: kernelCommandLine(config) };
-}
-
-/** What belongs to one pod. */
-type PodDevices = Omit<Restore, "stateFd">;
-
-function podDevices(config: VmConfig, fds: InheritedFds): PodDevices {
-  const { sharedFs = [], nics } = config;
-  const way = vsock(config, fds);
-  const share = (index: number) => `share${index}`;
-  return {
-    chardevs: [
-      ...sharedFs.map(({ socketPath }, index) => ({ id: share(index), path: socketPath })),
-      ...way.chardevs,
-    ],
-    netdevs: nics.map(({ tapFds, vhostFds }, index) => ({
-      id: bootNetdevId(index),
-      tapFds: tapFds.map((fd) => fds.add(fd)),
-      vhostFds: vhostFds.map((fd) => fds.add(fd)),
-    })),
-    devices: [
-      ...sharedFs.map(
-        ({ tag, queueSize }, index) =>
-          ({ device: "vhost-user-fs-pci", chardev: share(index), tag, queueSize }) as const,
-      ),
-      ...way.devices,
-      ...nics.map(({ mac, mtu, tapFds }, index) => {
-        const netdev = bootNetdevId(index);
-        return {
-          device: "virtio-net-pci",
-          id: `nic${index}`,
-          netdev,
-          mac,
-          mtu,
-          queues: tapFds.length,
-        } as const;
-      }),
-    ],
-  };
 }
 
 /** Name of the port for the devices of a pod. */
@@ -150,11 +100,6 @@ const POD_PORT_ADDRESS = "1e";
 /** Name of the n-th root port kept for hotplug, counted from 0. */
 export function rootPortId(index: number): string {
   return `rp${index}`;
-}
-
-/** Name of the backend of the n-th NIC of the boot, counted from 0. */
-export function bootNetdevId(index: number): string {
-  return `net${index}`;
 }
 
 function device(item: Device): Switch {
@@ -178,18 +123,6 @@ function cpuFeatures(config: VmConfig): string[] {
 
 function client({ id, path }: ClientChardev): Switch {
   return { switch: "chardev", id, backend: { kind: "client", path } };
-}
-
-function vsock({ vsock: wanted }: VmConfig, fds: InheritedFds): Pick<PodDevices, "chardevs" | "devices"> {
-  if (wanted === undefined) return { chardevs: [], devices: [] };
-  if (wanted.kind === "vhost-vsock") {
-    const { guestCid, fd } = wanted;
-    return { chardevs: [], devices: [{ device: "vhost-vsock-pci", guestCid, fd: fds.add(fd) }] };
-  }
-  return {
-    chardevs: [{ id: "vsock", path: wanted.socketPath }],
-    devices: [{ device: "vhost-user-vsock-pci", chardev: "vsock" }],
-  };
 }
 
 /** The port that takes the devices of a pod in a machine that goes on from a saved guest: each is a function of one device. */
@@ -217,18 +150,7 @@ function check(config: VmConfig): void {
   if (config.maxMemoryMiB < config.memoryMiB) {
     problems.push(`${config.memoryMiB} MiB of at most ${config.maxMemoryMiB} MiB of memory`);
   }
-  const tags = (config.sharedFs ?? []).map(({ tag }) => tag);
-  if (tags.some((tag) => tag === "" || Buffer.byteLength(tag) > MAX_TAG_BYTES)) {
-    problems.push(`a virtio-fs tag of other than 1 to ${MAX_TAG_BYTES} bytes`);
-  }
-  for (const nic of config.nics) {
-    if (nic.tapFds.length === 0) problems.push(`no tap descriptor for the NIC ${nic.mac}`);
-    if (nic.vhostFds.length !== 0 && nic.vhostFds.length !== nic.tapFds.length) {
-      problems.push(
-        `${nic.vhostFds.length} vhost descriptors for ${nic.tapFds.length} queues of the NIC ${nic.mac}`,
-      );
-    }
-  }
+  problems.push(...podProblems(config));
   if (problems.length > 0) {
     throw new SandboxError(
       "ERR_INVALID_ARGUMENT",

@@ -1,23 +1,20 @@
 /** Starts QEMU as our child, with everything it needs inherited as descriptors. */
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
-import { SandboxError } from "../../base/errors.ts";
+import { describeError, SandboxError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { duplexByteStream, QmpClient } from "../../qmp/index.ts";
 import { type ChildExit, loadSupervisor, type SpawnChild, type SupervisedChild } from "../child-process.ts";
-import type { Hypervisor, RunningVm, VmConfig } from "../hypervisor.ts";
+import type { Hypervisor, PodDevices, RunningVm, SavedGuest, VmConfig, WaitingVm } from "../hypervisor.ts";
 import { handleFd, listenForChild } from "../listening-socket.ts";
 import { printable } from "../tail-buffer.ts";
-import { qemuCommand, type Restore } from "./argv.ts";
+import { qemuCommand } from "./argv.ts";
 import { QemuHotplug } from "./hotplug.ts";
-import { restore } from "./restore.ts";
+import { plugPod, readState } from "./restore.ts";
 import { sendFds } from "./send-fds.ts";
 
 /** Lines of QEMU's stderr and of the guest's console that an error carries. */
 const ERROR_LINES = 8;
-
-/** Of a 16550A (hw/char/serial.c). */
-const SERIAL_FIFO_BYTES = 16;
 
 export interface QemuInit {
   /** Absolute path of qemu-system-x86_64. */
@@ -35,15 +32,26 @@ export class QemuHypervisor implements Hypervisor {
   }
 
   async launch(config: VmConfig, signal: AbortSignal): Promise<RunningVm> {
-    const spawn = await loadSupervisor();
-    if (signal.aborted) {
-      throw new SandboxError("ERR_CANCELED", "starting QEMU was canceled", { cause: signal.reason });
-    }
-    const { vm, restore: what } = this.#start(spawn, config);
-    return what === undefined ? vm : await restored(vm, what, config.saved?.filled, signal);
+    const spawn = await this.#spawner(signal);
+    return this.#start(spawn, config).vm;
   }
 
-  #start(spawn: SpawnChild, config: VmConfig): { vm: QemuVm; restore: Restore | undefined } {
+  async wake(config: VmConfig & { readonly saved: SavedGuest }, signal: AbortSignal): Promise<WaitingVm> {
+    const spawn = await this.#spawner(signal);
+    const { vm, stateFd } = this.#start(spawn, config);
+    return new WaitingQemu(vm, async () => {
+      const [qmp] = await Promise.all([vm.qmp, config.saved.filled]);
+      await readState(qmp, stateFd as number, signal);
+    });
+  }
+
+  async #spawner(signal: AbortSignal): Promise<SpawnChild> {
+    const spawn = await loadSupervisor();
+    if (!signal.aborted) return spawn;
+    throw new SandboxError("ERR_CANCELED", "starting QEMU was canceled", { cause: signal.reason });
+  }
+
+  #start(spawn: SpawnChild, config: VmConfig): { vm: QemuVm; stateFd: number | undefined } {
     // No await from here to close(): our client is queued on the listener before QEMU exists, QEMU accepts it when it
     // is ready, and nobody else can ever connect since the path is gone again.
     const listener = listenForChild(join(config.runDir, "qmp.sock"), { keepPath: false });
@@ -57,13 +65,13 @@ export class QemuHypervisor implements Hypervisor {
         args: command.args,
         inheritFds: command.fds,
         ...(config.netnsPath === undefined ? {} : { netnsPath: config.netnsPath }),
-        ...(config.saved === undefined ? {} : { input: ordersLine(config.saved.orders) }),
+        takesInput: config.saved !== undefined,
         stdout: "capture",
         ...(config.onConsoleLine === undefined ? {} : { onStdoutLine: config.onConsoleLine }),
         onStderrLine: (line) => this.#init.log.warn({}, line),
         log: this.#init.log,
       });
-      return { vm: new QemuVm(child, this.#openQmp(socket), config), restore: command.restore };
+      return { vm: new QemuVm(child, this.#openQmp(socket), config), stateFd: command.stateFd };
     } catch (error) {
       socket?.destroy();
       throw error;
@@ -86,40 +94,63 @@ export class QemuHypervisor implements Hypervisor {
   }
 }
 
-async function restored(
-  vm: QemuVm,
-  what: Restore,
-  filled: Promise<unknown> | undefined,
-  signal: AbortSignal,
-): Promise<QemuVm> {
-  try {
-    const gone = vm.crashed.then((reason) => {
+class WaitingQemu implements WaitingVm {
+  readonly read: Promise<void>;
+  readonly #vm: QemuVm;
+  readonly #gone: Promise<never>;
+
+  /** @param read has QEMU read the saved guest */
+  constructor(vm: QemuVm, read: () => Promise<void>) {
+    this.#vm = vm;
+    this.#gone = vm.crashed.then((reason) => {
       throw reason;
     });
-    const startedAt = performance.now();
-    const [qmp] = await Promise.race([Promise.all([vm.qmp, filled]), gone]);
-    await Promise.race([restore(qmp, what, signal), gone]);
-    vm.restoreMs = performance.now() - startedAt;
-    return vm;
-  } catch (error) {
-    await vm.kill();
-    throw error;
+    this.read = Promise.race([read(), this.#gone]);
+    // Whoever has the guest go on gets the error.
+    this.read.catch(() => undefined);
   }
-}
 
-/**
- * What comes before the saved state is read goes to a serial port that is about to be replaced, and is lost: no more than its
- * FIFO holds. The guest passes over blanks.
- */
-function ordersLine(orders: string): string {
-  return `${" ".repeat(SERIAL_FIFO_BYTES)}${orders}\n`;
+  get pid(): number {
+    return this.#vm.pid;
+  }
+
+  async goOn(devices: PodDevices, orders: string, signal: AbortSignal): Promise<RunningVm> {
+    const vm = this.#vm;
+    try {
+      await this.read;
+      await Promise.race([this.#goOn(devices, orders, signal), this.#gone]);
+      vm.restored = true;
+      return vm;
+    } catch (error) {
+      await vm.kill();
+      throw error;
+    }
+  }
+
+  async #goOn(devices: PodDevices, orders: string, signal: AbortSignal): Promise<void> {
+    try {
+      const qmp = await this.#vm.qmp;
+      await plugPod(qmp, devices, signal);
+      this.#vm.tell(`${orders}\n`);
+      await qmp.execute("cont", undefined, { signal });
+    } catch (cause) {
+      if (signal.aborted) throw cause;
+      const message = `the pod's devices could not be plugged into its machine: ${describeError(cause)}`;
+      throw new SandboxError("ERR_BOOT", message, { cause });
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#vm.kill();
+  }
 }
 
 class QemuVm implements RunningVm {
   readonly crashed: Promise<SandboxError>;
   readonly qmp: Promise<QmpClient>;
   readonly hotplug: Promise<QemuHotplug>;
-  restoreMs = 0;
+  restored = false;
+  readonly #startedAt = performance.now();
   readonly #child: SupervisedChild;
 
   constructor(child: SupervisedChild, qmp: Promise<QmpClient>, config: VmConfig) {
@@ -138,6 +169,10 @@ class QemuVm implements RunningVm {
     return this.#child.pid;
   }
 
+  get ageMs(): number {
+    return performance.now() - this.#startedAt;
+  }
+
   get exited(): Promise<ChildExit> {
     return this.#child.exited;
   }
@@ -152,6 +187,11 @@ class QemuVm implements RunningVm {
 
   stderrTail(): string {
     return printable(this.#child.stderr.text());
+  }
+
+  /** A line for the guest's console, the only one. */
+  tell(line: string): void {
+    this.#child.input(line);
   }
 
   stop(): Promise<ChildExit> {

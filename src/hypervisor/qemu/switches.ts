@@ -36,7 +36,7 @@ export type Device =
       readonly tag: string;
       readonly queueSize: number;
     }
-  | { readonly device: "vhost-vsock-pci"; readonly guestCid: number; readonly fd: number }
+  | { readonly device: "vhost-vsock-pci"; readonly guestCid: number; readonly fd: number | string }
   | { readonly device: "vhost-user-vsock-pci"; readonly chardev: string }
   | VirtioBlk
   | VirtioMem

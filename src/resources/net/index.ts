@@ -4,7 +4,7 @@ export { diagnose, type Finding, type HostFacts } from "./doctor.ts";
 export { explain, formatTc } from "./explain.ts";
 export { guestNetwork } from "./guest-network.ts";
 export { type ForwardDestination, LocalhostForward, type LocalhostOptions } from "./localhost.ts";
-export { isHostNetns, makeNetns, type NetnsIdentity } from "./netns.ts";
+export { isHostNetns, makeNetns, type Netns, type NetnsIdentity } from "./netns.ts";
 export type { NetUndoRecord, NetworkModel, WiringModel } from "./plan.ts";
 export { PodNetwork, type PodNic } from "./pod-network.ts";
 export { type PodState, podLinks, readPodNetwork } from "./pod-state.ts";

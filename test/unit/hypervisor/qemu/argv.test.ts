@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { SandboxError } from "../../../../src/base/errors.ts";
 import type { VmConfig } from "../../../../src/hypervisor/hypervisor.ts";
 import { qemuCommand } from "../../../../src/hypervisor/qemu/argv.ts";
+import { podParts } from "../../../../src/hypervisor/qemu/pod-devices.ts";
 
 const minimal: VmConfig = {
   name: "sandbox-1",
@@ -113,14 +114,14 @@ function make(config: VmConfig): string[] {
 test("qemuCommand() makes a machine that goes on as it makes that of its template", () => {
   const { sharedFs: _, vsock: __, ...rest } = vhost;
   const template = make({ ...rest, template: true, nics: [] });
-  const saved = { stateFd: 50, filled: Promise.resolve(), orders: "1 x" };
+  const saved = { stateFd: 50, filled: Promise.resolve() };
   assert.deepEqual(make({ ...vhost, saved, memoryFd: 51 }), template);
   assert.ok(template.includes("pcie-root-port,id=pod,bus=pcie.0,chassis=3,slot=3,addr=1e"));
 });
 
 test("qemuCommand() leaves what is a pod's to be plugged in a machine that goes on", () => {
-  const saved = { stateFd: 50, filled: Promise.resolve(), orders: "1 x" };
-  const { args, fds, restore } = qemuCommand({ ...vhost, saved, memoryFd: 51 }, 9);
+  const saved = { stateFd: 50, filled: Promise.resolve() };
+  const { args, fds, stateFd } = qemuCommand({ ...vhost, saved, memoryFd: 51 }, 9);
   const inChild = (fd: number) => fds.indexOf(fd) + 3;
   const text = args.join(" ");
   assert.doesNotMatch(text, /vhost-|virtio-net|netdev|-kernel|-initrd|-append/);
@@ -128,24 +129,28 @@ test("qemuCommand() leaves what is a pod's to be plugged in a machine that goes 
   assert.ok(
     text.includes(`memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/${inChild(51)},share=on`),
   );
-  assert.equal(restore?.stateFd, inChild(50));
-  assert.deepEqual(restore.chardevs, [
+  assert.equal(stateFd, inChild(50));
+});
+
+test("podParts() names descriptors as it is told, and has what devices use before them", () => {
+  const { chardevs, netdevs, devices } = podParts(vhost, (fd) => `fd${fd}`);
+  assert.deepEqual(chardevs, [
     { id: "share0", path: "/run/caisson/1/fs.sock" },
     { id: "share1", path: "/run/caisson/1/roots.sock" },
   ]);
-  assert.deepEqual(restore.netdevs, [
-    { id: "net0", tapFds: [30, 31].map(inChild), vhostFds: [40, 41].map(inChild) },
-    { id: "net1", tapFds: [inChild(32)], vhostFds: [inChild(42)] },
+  assert.deepEqual(netdevs, [
+    { id: "net0", tapFds: ["fd30", "fd31"], vhostFds: ["fd40", "fd41"] },
+    { id: "net1", tapFds: ["fd32"], vhostFds: ["fd42"] },
   ]);
   assert.deepEqual(
-    restore.devices.map(({ device }) => device),
+    devices.map(({ device }) => device),
     ["vhost-user-fs-pci", "vhost-user-fs-pci", "vhost-vsock-pci", "virtio-net-pci", "virtio-net-pci"],
   );
 });
 
 for (const origin of ["boots", "goes on"]) {
   test(`qemuCommand() names its directory in the command line of a machine that ${origin}`, () => {
-    const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve(), orders: "1 x" };
+    const saved = { stateFd: 50, memoryFd: 51, filled: Promise.resolve() };
     const { args } = qemuCommand(origin === "boots" ? vhost : { ...vhost, saved }, 9);
     assert.ok(args.some((arg) => arg.includes("/run/caisson/1/")));
   });
