@@ -88,12 +88,14 @@ export class GuestAgent {
     const served = serveConnection(hostSide, [serviceHandlers(Host, greeting.handlers)], {
       limits: GUEST_LIMITS,
     });
+    // A guest that was saved listens by now, and is connected to while its hello is under way; one that boots may refuse.
+    const early = init.transport.dial(AGENT_PORT, signal).catch(() => undefined);
     try {
       const gone = served.closed.then((): never => {
         throw new SandboxError("ERR_UNAVAILABLE", "the guest's agent closed its connection before its hello");
       });
       const hello = await untilAborted(Promise.race([greeting.hello, gone]), signal);
-      const guestSide = await init.transport.dial(AGENT_PORT, signal);
+      const guestSide = (await early) ?? (await init.transport.dial(AGENT_PORT, signal));
       return new GuestAgent(
         init,
         hello,
@@ -103,6 +105,7 @@ export class GuestAgent {
       );
     } catch (error) {
       hostSide.destroy();
+      void early.then((guestSide) => guestSide?.destroy());
       throw error;
     }
   }

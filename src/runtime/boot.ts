@@ -166,6 +166,9 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
     ...(vsock.helper === undefined ? [] : [vsock.helper]),
   ]);
   const transport = countedTransport(vsock.transport);
+  // Written while the guest begins.
+  const sentinel = workspace.tree.placeSentinel();
+  undo.defer("sentinel", () => sentinel.then(ignore, ignore));
   const agent = undo.use(
     "agent",
     await traced("guest boot", async () => {
@@ -179,7 +182,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   );
   mark("hello");
   failPoint("boot.hello");
-  await traced("guest set-up", () => setUpGuest(init, agent, parts, crashed, signal));
+  await traced("guest set-up", () => setUpGuest(init, agent, parts, sentinel, crashed, signal));
   const service = undo.use("network service", await network.serve(vm, agent));
   mark("ready");
   failPoint("boot.ready");
@@ -195,6 +198,8 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }
+
+const ignore = () => undefined;
 
 type GuestSteps = readonly { readonly name: string; readonly uptimeUs: bigint }[];
 
@@ -296,12 +301,13 @@ export async function awaitHello(
 async function setUpGuest(
   init: BootInit,
   agent: GuestAgent,
-  { workspace, network, sharedFs }: LaunchParts,
+  { network, sharedFs }: LaunchParts,
+  sentinel: Promise<Uint8Array>,
   crashed: Promise<SandboxError>,
   signal: AbortSignal,
 ): Promise<void> {
   const { guest } = init;
-  const sentinelContent = await workspace.tree.placeSentinel();
+  const sentinelContent = await sentinel;
   failPoint("boot.sentinel");
   await Promise.race([
     agent.calls.createSandbox(
