@@ -55,21 +55,12 @@ export async function tryTemplate(init: TryTemplateInit, signal: AbortSignal): P
   if (found === undefined) throw new SandboxError("ERR_STATE", `${path} was removed`);
   const template = undo.use("template", await openTemplate(found));
   try {
-    const vm = undo.use(
-      "machine",
-      await new QemuHypervisor({ path: init.qemu, log }).launch(
-        {
-          ...init.machine,
-          name: "caisson-trial",
-          runDir,
-          nics: [],
-          vsock: vsock.device,
-          memoryFd: template.memoryFd,
-          saved: { ...template.saved, orders: orders(vsock.helloPort) },
-        },
-        signal,
-      ),
-    );
+    const { memoryFd, saved } = template;
+    const machine = { ...init.machine, name: "caisson-trial", runDir, nics: [], memoryFd, saved };
+    const waiting = await new QemuHypervisor({ path: init.qemu, log }).wake(machine, signal);
+    undo.use("waiting machine", waiting);
+    const devices = { vsock: vsock.device, nics: [] };
+    const vm = await waiting.goOn(devices, orders(vsock.helloPort), signal);
     vsock.deviceInherited();
     const hello = { guestLogLevel: "warn", helloLimitMs: init.bootLimitMs, log, onEvent: () => undefined };
     undo.use("agent", await awaitHello(hello, vm, vsock, firstCrash(vm, helpers), signal));
