@@ -154,7 +154,7 @@ export class MachineLauncher {
 
   /** The template did not work. @throws `error` where the kernel need not be tried either */
   #giveUp(template: FoundTemplate, error: unknown, signal: AbortSignal): void {
-    if (signal.aborted) throw error;
+    if (signal.aborted || wasKilled(error)) throw error;
     if (isOfTheTemplate(error)) discardTemplate(template);
     if (error instanceof SandboxError && error.code === "ERR_BOOT") throw error;
     const what = "the machine could not go on from the template, its kernel is started";
@@ -183,11 +183,12 @@ export class MachineLauncher {
   }
 }
 
-/** Not what the host lacks for the moment, time among it, nor a QEMU that was killed. */
+const wasKilled = (error: unknown): boolean =>
+  error instanceof SandboxError && error.fields.signal !== undefined;
+
+/** Not what the host lacks for the moment, time among it. */
 function isOfTheTemplate(error: unknown): boolean {
-  if (error instanceof SandboxError && (error.code === "ERR_DEADLINE" || error.fields.signal !== undefined)) {
-    return false;
-  }
+  if (error instanceof SandboxError && error.code === "ERR_DEADLINE") return false;
   const errno = errnoOf(error);
   return errno === undefined || errno === "ENOENT";
 }

@@ -30,7 +30,9 @@ export const acquires: readonly Acquire[] = [
   { name: "wiring", way: "any" },
   { name: "network namespace", way: "any" },
   { name: "network", way: "any" },
+  { name: "vm ahead of its parts", way: "any" },
   { name: "vm", way: "any" },
+  { name: "sentinel", way: "any" },
   { name: "agent", way: "any" },
   { name: "connections from the namespace's localhost", way: "any" },
   { name: "following the pod's network", way: "any" },
@@ -57,6 +59,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   "template's state": "descriptors of ours only: the machine starts its kernel without",
   "template's memory": "as the template's state",
   "guest memory": "as the template's state",
+  "copy of the memory": "as the template's state",
   template: "as the template's state",
   "copy of": "memory of ours only: what follows a volume ends with the guest",
 };

@@ -58,7 +58,9 @@ export const steps: readonly Step[] = [
   ...at("create", { vsock: true }, "vsock.spawned", "vsock.ready"),
   ...at("create", none, "network.journalled", "network.wired"),
   ...at("create", none, "container.directory", "container.mounted"),
-  ...at("create", machine, "qemu.spawned", "boot.launched"),
+  // From a template it is the first of the processes.
+  ...at("create", { qemu: true }, "qemu.spawned"),
+  ...at("create", machine, "boot.launched"),
   ...at("create", all, "boot.hello", "boot.sentinel", "boot.ready", "container.created"),
   ...at("run", all, "start.attached", "start.started"),
   { name: "idle", phase: "idle", has: all },

@@ -16,6 +16,9 @@ import { sendFds } from "./send-fds.ts";
 /** Lines of QEMU's stderr and of the guest's console that an error carries. */
 const ERROR_LINES = 8;
 
+/** Milliseconds that the exit of QEMU may be seen after the end of its connection. */
+const CAUSE_WAIT_MS = 300;
+
 export interface QemuInit {
   /** Absolute path of qemu-system-x86_64. */
   readonly path: string;
@@ -135,6 +138,11 @@ class WaitingQemu implements WaitingVm {
       await qmp.execute("cont", undefined, { signal });
     } catch (cause) {
       if (signal.aborted) throw cause;
+      if (cause instanceof SandboxError && cause.code === "ERR_UNAVAILABLE") {
+        // Its connection is gone before its exit is seen, which says why.
+        const waited = new Promise<SandboxError>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, cause));
+        throw await Promise.race([this.#vm.crashed, waited]);
+      }
       const message = `the pod's devices could not be plugged into its machine: ${describeError(cause)}`;
       throw new SandboxError("ERR_BOOT", message, { cause });
     }
