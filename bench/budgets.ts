@@ -47,7 +47,7 @@ export const budgets: readonly Budget[] = [
     over: "floor (QEMU start to power-off by init)",
   },
   {
-    what: "cold start, the shim's own share",
+    what: "cold start, the shim's own share: not QEMU, firmware, guest kernel",
     limit: 300,
     unit: "ms",
     suite: "boot",

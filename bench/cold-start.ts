@@ -1,8 +1,9 @@
 /**
  * A cold start without containerd or ctr: the program `start`, Create and Start of a sandbox's only container, and what of
- * it is the shim's own. Not our own is what the guest's kernel, its firmware and QEMU take: from QEMU's start to the
- * agent's hello, less the agent's own work before it. From a template, the kernel's search for the pod's devices is counted as
- * the agent's, which waits for it.
+ * it is the shim's own. Not our own is what QEMU, the firmware and the guest's kernel take. From a template that is the time in
+ * which only QEMU is waited for, until the guest goes on, and what the guest's kernel then accounts to itself (/proc/stat: system,
+ * interrupts; read some ms after Start, in the kernel's ticks). Of a guest that boots its kernel's time is not known from then on at
+ * which the agent runs, and counted as ours.
  */
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../test/harness/direct-shim.ts";
 import type { ConfigOverrides } from "../test/harness/shim-config.ts";
@@ -12,9 +13,11 @@ import type { World } from "../test/harness/world.ts";
 export interface ColdStart {
   /** From the program `start` to the answer to Start. */
   readonly total: number;
-  /** `total` less the time of the machine. */
+  /** `total` less QEMU, firmware and the guest's kernel. */
   readonly own: number;
-  /** The parts of `own`, one after the other. */
+  /** What the guest's kernel took once the guest went on; undefined for one that boots. */
+  readonly kernel: number | undefined;
+  /** The parts of `total` but for QEMU's own, one after the other; the guest's kernel is in them. */
   readonly parts: {
     readonly program: number;
     /** From Create until QEMU has all its parts: Node, configuration, workspace, virtiofsd, vsock backend, network. */
@@ -32,6 +35,8 @@ export interface ColdStart {
 interface ReadyRecord {
   readonly prepared: number;
   readonly launched: number;
+  /** Absent where the kernel was started. */
+  readonly restored?: number;
   readonly hello: number;
   readonly ready: number;
   readonly agentMs: number;
@@ -48,16 +53,18 @@ export async function coldStart(world: World, id: string, config: ConfigOverride
   const created = performance.now();
   await task.start({ id });
   const startCall = performance.now() - created;
-  const { prepared, launched, hello, ready, agentMs, time } = readyRecord(shim.log());
+  const { prepared, launched, restored, hello, ready, agentMs, time } = readyRecord(shim.log());
   const readyAt = Date.parse(time) - performance.timeOrigin;
   // A machine from a template starts beside its parts: what these take longer is ours.
   const machineAlone = Math.max(prepared, launched);
   const machine = hello - machineAlone - agentMs;
   const total = shim.startMs + (created - begun) + startCall;
   const untilQemu = readyAt - ready + machineAlone - begun;
+  const kernel = restored === undefined ? undefined : await kernelMs(shim);
   return {
     total,
-    own: total - machine,
+    own: total - (kernel === undefined ? machine : Math.max(0, (restored ?? 0) - machineAlone) + kernel),
+    kernel,
     parts: {
       program: shim.startMs,
       untilQemu,
@@ -67,6 +74,13 @@ export async function coldStart(world: World, id: string, config: ConfigOverride
       startCall,
     },
   };
+}
+
+/** Milliseconds that the guest's kernel was busy since the guest went on. */
+async function kernelMs(shim: DirectShim): Promise<number> {
+  const { guest, guestError } = await (await shim.control()).stats({});
+  if (guest === undefined) throw new Error(guestError);
+  return Number(guest.kernelUsec) / 1e3;
 }
 
 /** The same of runc's shim: milliseconds from the program `start` to the answer to Start. */

@@ -71,7 +71,7 @@ export const bootSuite: Suite = {
 
 const PARTS: Readonly<Record<keyof ColdStart["parts"], string>> = {
   program: "the program `start`",
-  untilQemu: "until QEMU starts",
+  untilQemu: "until QEMU has its parts",
   agent: "the agent until its hello",
   guestSetUp: "the guest's set-up",
   container: "the container",
@@ -84,12 +84,13 @@ async function ownShare(runs: number, collected: Collected, progress: (text: str
   for (let i = 0; i <= runs; i++) {
     progress(i === 0 ? "cold start: warm-up" : `cold start ${i} of ${runs}`);
     for (const [index, { suffix, config }] of ORIGINS.entries()) {
-      const { total, own, parts } = await coldStart(world, `cold${i}-${index}`, config);
+      const { total, own, kernel, parts } = await coldStart(world, `cold${i}-${index}`, config);
       if (i === 0) continue;
       collected.add(`cold start without containerd${suffix}`, "ms", total);
       collected.add(`the shim's own share of a cold start${suffix}`, "ms", own);
+      if (kernel !== undefined) collected.add("the guest's kernel in a cold start", "ms", kernel);
       for (const part of Object.keys(PARTS) as (keyof ColdStart["parts"])[])
-        collected.add(`of that ${PARTS[part]}${suffix}`, "ms", parts[part]);
+        collected.add(`cold start: ${PARTS[part]}${suffix}`, "ms", parts[part]);
     }
     const control = await coldStartOfRunc(world, `cold-runc${i}`, RUNC_SHIM);
     if (i > 0) collected.add("cold start without containerd, runc", "ms", control);

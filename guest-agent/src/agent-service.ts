@@ -16,7 +16,7 @@ import {
 } from "../../src/ttrpc/index.ts";
 import type { ContainerRuntime } from "./container-runtime.ts";
 import { type FailPoint, withFailPoint } from "./failpoint.ts";
-import { cpuUsec, kernelRelease, memoryBytes, onlineCpus, ownRssBytes, threads } from "./guest-facts.ts";
+import { cpuTime, kernelRelease, memoryBytes, onlineCpus, ownRssBytes, threads } from "./guest-facts.ts";
 import { onlineResources } from "./hotplug.ts";
 import type { GuestNetwork } from "./net/network.ts";
 import { SHARED_PATH, setUpSandbox } from "./sandbox-setup.ts";
@@ -103,6 +103,7 @@ async function createSandbox(
 
 function guestInfo(deps: AgentServiceDeps): MessageInitShape<typeof GuestInfoResponseSchema> {
   const memory = memoryBytes();
+  const cpu = cpuTime();
   return {
     memoryTotalBytes: memory.total,
     memoryAvailableBytes: memory.available,
@@ -112,7 +113,8 @@ function guestInfo(deps: AgentServiceDeps): MessageInitShape<typeof GuestInfoRes
     onlineCpus: onlineCpus(),
     containerCount: deps.runtime.containerCount,
     streamCount: deps.streamCount(),
-    cpuUsec: cpuUsec(),
+    cpuUsec: cpu.all,
+    kernelUsec: cpu.kernel,
     threadCount: threads(),
   };
 }

@@ -22,7 +22,22 @@ export function ownRssBytes(): bigint {
   return BigInt(fields[1] ?? "0") * PAGE_BYTES;
 }
 
-export const cpuUsec = (): bigint => busyTicks(readText("/proc/stat") ?? "") * MICROSECONDS_PER_TICK;
+const ticks = () => busyTicks(readText("/proc/stat") ?? "");
+let ticksBefore = { all: 0n, kernel: 0n };
+
+/** What the guest has used until now is not its pod's: it is about to be saved. */
+export function forgetCpuTime(): void {
+  ticksBefore = ticks();
+}
+
+/** Microseconds that the processors were busy for this pod, and how many of them in the kernel. */
+export function cpuTime(): { readonly all: bigint; readonly kernel: bigint } {
+  const now = ticks();
+  return {
+    all: (now.all - ticksBefore.all) * MICROSECONDS_PER_TICK,
+    kernel: (now.kernel - ticksBefore.kernel) * MICROSECONDS_PER_TICK,
+  };
+}
 
 export const threads = (): number => threadCount(readText("/proc/loadavg") ?? "");
 

@@ -16,6 +16,7 @@ import { unixEndpoints, vsockEndpoints } from "./endpoints.ts";
 import { EventLoop } from "./event-loop.ts";
 import { armFailPoint } from "./failpoint.ts";
 import { readText, writeKernelFile } from "./files.ts";
+import { forgetCpuTime } from "./guest-facts.ts";
 import { createLog, type LogOutput, printEntry } from "./logger.ts";
 import { powerOff } from "./power.ts";
 import { trackRejections } from "./rejections.ts";
@@ -102,6 +103,7 @@ function runAsInit(loop: EventLoop): void {
 /** Is saved, and goes on in another machine. @returns the port of its host */
 function goOn(steps: BootStep[]): number {
   const devices = podDevices();
+  forgetCpuTime();
   const { hostPort, seed } = awaitOrders();
   steps.splice(0, steps.length, { name: "restored", uptimeUs: BigInt(uptimeUs()) });
   reseed(seed);

@@ -19,15 +19,16 @@ export function countCpus(list: string): number {
   return count;
 }
 
-/** Ticks that all processors were busy: the first line of /proc/stat less idle and iowait (proc_stat(5)). */
-export function busyTicks(stat: string): bigint {
+/** Ticks that all processors were busy: the first line of /proc/stat less idle and iowait (proc_stat(5)); and in the kernel. */
+export function busyTicks(stat: string): { readonly all: bigint; readonly kernel: bigint } {
   const [user = 0n, nice = 0n, system = 0n, , , irq = 0n, softirq = 0n, steal = 0n] = (
     /^cpu +(.*)$/m.exec(stat)?.[1] ?? ""
   )
     .split(" ")
     .filter((field) => /^\d+$/.test(field))
     .map(BigInt);
-  return user + nice + system + irq + softirq + steal;
+  const kernel = system + irq + softirq;
+  return { all: user + nice + kernel + steal, kernel };
 }
 
 /** The number after the slash of /proc/loadavg (proc_loadavg(5)). */

@@ -8,10 +8,12 @@ import net from "node:net";
 import { dirname, join } from "node:path";
 import type { DescService } from "@bufbuild/protobuf";
 import type { Any } from "@bufbuild/protobuf/wkt";
+import { Control } from "../../src/gen/caisson/control/v1/control_pb.ts";
 import { Sandbox } from "../../src/gen/containerd/runtime/sandbox/v1/sandbox_pb.ts";
 import { Events } from "../../src/gen/containerd/services/events/ttrpc/v1/events_pb.ts";
 import { Task } from "../../src/gen/containerd/task/v2/task_pb.ts";
 import type { OciSpec } from "../../src/oci/spec.ts";
+import { sandboxDir, sandboxPaths } from "../../src/persist/run-dir.ts";
 import {
   type Client,
   createClient,
@@ -117,10 +119,10 @@ export class DirectShim implements AsyncDisposable {
   }
 
   /** A client of one of the shim's services, on a connection of its own. */
-  async connect<S extends DescService>(service: S): Promise<Client<S>> {
+  async connect<S extends DescService>(service: S, path = this.socketPath): Promise<Client<S>> {
     // What is in the scratch directory is reached without the detour, which makes the path too long for a socket.
-    const shared = this.socketPath.startsWith(this.#world.dir);
-    const socket = await connectTo(shared ? this.socketPath : this.#world.outside(this.socketPath));
+    const shared = path.startsWith(this.#world.dir);
+    const socket = await connectTo(shared ? path : this.#world.outside(path));
     const client = new TtrpcClient(byteStreamFromSocket(socket), { peer: "the shim" });
     this.#clients.push(client);
     return createClient(service, client, { timeoutMs: 60_000 });
@@ -128,6 +130,16 @@ export class DirectShim implements AsyncDisposable {
 
   task(): Promise<Client<typeof Task>> {
     return this.connect(Task);
+  }
+
+  /** The operator's. */
+  control(): Promise<Client<typeof Control>> {
+    const identity = {
+      namespace: this.#world.name,
+      sandboxId: this.id,
+      containerdAddress: containerdAddress(this.#world),
+    };
+    return this.connect(Control, sandboxPaths(sandboxDir(identity)).controlSocket);
   }
 
   sandbox(): Promise<Client<typeof Sandbox>> {
@@ -235,8 +247,10 @@ export async function busyboxRootfs(
 
 const bindOf = (source: string) => ({ type: "bind", source, options: ["rbind", "rw"] });
 
+const containerdAddress = (world: World) => join(world.dir, "c.sock");
+
 const flagsOf = (world: World, id: string) => [
-  ...["-namespace", world.name, "-address", join(world.dir, "c.sock")],
+  ...["-namespace", world.name, "-address", containerdAddress(world)],
   ...["-publish-binary", "/usr/bin/containerd", "-id", id],
 ];
 

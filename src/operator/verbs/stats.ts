@@ -194,6 +194,8 @@ function describe(now: SandboxSample, earlier: SandboxSample | undefined): Recor
             uptimeSeconds: Number(guest.uptimeUs) / 1e6,
             agentRssBytes: Number(guest.agentRssBytes),
             onlineCpus: guest.onlineCpus,
+            cpuSeconds: Number(guest.cpuUsec) / 1e6,
+            kernelCpuSeconds: Number(guest.kernelUsec) / 1e6,
           },
     network: networkBytes(stats),
     hostCpuPercent: hostCpuPercent(now, earlier) ?? null,
