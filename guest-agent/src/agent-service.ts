@@ -47,13 +47,21 @@ export interface AgentServiceDeps {
 
 /** The service for a ttrpc server. One sandbox per agent. */
 export function agentService(deps: AgentServiceDeps): ServiceRegistration {
-  const handlers = { ...sandboxHandlers(deps), ...containerHandlers(deps) };
+  // A container may be asked for before its sandbox is set up.
+  let setUp: Promise<unknown> | undefined;
+  const handlers = {
+    ...sandboxHandlers(deps, (done) => {
+      setUp = done;
+    }),
+    ...containerHandlers(deps, () => setUp),
+  };
   return serviceHandlers(Agent, withTracing(withFailPoint(handlers, deps.failPoint), deps.report));
 }
 
 type Handlers = ServiceHandlers<typeof Agent>;
 
-function sandboxHandlers(deps: AgentServiceDeps): Handlers {
+/** @param setUp is given the set-up of the sandbox as it begins; never rejects */
+function sandboxHandlers(deps: AgentServiceDeps, setUp: (done: Promise<unknown>) => void): Handlers {
   let created = false;
   const { network } = deps;
   return {
@@ -61,9 +69,10 @@ function sandboxHandlers(deps: AgentServiceDeps): Handlers {
       if (created) throw new SandboxError("ERR_ALREADY_EXISTS", "this guest already has its sandbox");
       created = true;
       const call = currentCall();
-      await deps.ready;
+      const done = deps.ready.then(() => within(call, () => createSandbox(request, deps)));
+      setUp(done.catch(() => undefined));
       try {
-        return await within(call, () => createSandbox(request, deps));
+        return await done;
       } catch (error) {
         created = false;
         throw error;
@@ -126,7 +135,11 @@ const CHILD_LIMIT_MS = 25_000;
 const childLimitMs = ({ deadline }: CallContext): number =>
   deadline === undefined ? CHILD_LIMIT_MS : Math.max(1, Math.floor(((deadline - Date.now()) * 5) / 6));
 
-function containerHandlers({ runtime, uevents }: AgentServiceDeps): Handlers {
+/** @param setUp of the sandbox, where that has begun; never rejects */
+function containerHandlers(
+  { runtime, uevents }: AgentServiceDeps,
+  setUp: () => Promise<unknown> | undefined,
+): Handlers {
   return {
     findBlockDevice: ({ serial }) => findBlockDevice(serial, uevents),
     prepareVolume(request) {
@@ -138,7 +151,10 @@ function containerHandlers({ runtime, uevents }: AgentServiceDeps): Handlers {
       return {};
     },
     async createContainer(request, context) {
-      return { pid: await runtime.createContainer(request, childLimitMs(context)) };
+      const call = currentCall();
+      await setUp();
+      const create = () => runtime.createContainer(request, childLimitMs(context));
+      return { pid: await within(call, create) };
     },
     async createExec(request) {
       await runtime.createExec(request);

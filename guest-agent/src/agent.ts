@@ -35,7 +35,7 @@ const STDIO_PORT = 1025;
 const CONSOLE_PORT = 1026;
 const FORWARD_PORT = 1027;
 /** What this agent can do beyond version 1 of the protocol's calls. */
-const CAPABILITIES = ["stdio-reattach", "console", "forward"];
+const CAPABILITIES = ["stdio-reattach", "console", "forward", "create-ahead"];
 /**
  * Devices without which a container starts as well, by virtio id (virtio specification, section 5): more entropy (4), giving
  * memory back (5).

@@ -109,6 +109,8 @@ export interface BootInit {
   readonly helloLimitMs: number;
   readonly log: Log;
   readonly onEvent: (event: Event) => void;
+  /** The guest has been asked to set itself up: a container that it is asked for from now on waits for that, in the guest. Idempotent. */
+  readonly onGreeted?: (agent: GuestAgent) => void;
 }
 
 /** A machine that said hello and was set up. Disposing it ends the VM and everything that served it. */
@@ -124,6 +126,9 @@ export interface Machine extends AsyncReleasable {
   /** What went between host and guest. */
   readonly link: Readonly<LinkCounters>;
 }
+
+/** What an agent can do that takes CreateContainer before it has answered CreateSandbox (docs/protocol.md). */
+const CREATE_AHEAD = "create-ahead";
 
 /** Milliseconds that the exit of QEMU may be seen after the exit of a helper that it caused. */
 const CAUSE_WAIT_MS = 300;
@@ -184,6 +189,7 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   failPoint("boot.hello");
   await traced("guest set-up", () => setUpGuest(init, agent, parts, sentinel, crashed, signal));
   const service = undo.use("network service", await network.serve(vm, agent));
+  init.onGreeted?.(agent);
   mark("ready");
   failPoint("boot.ready");
   log.info({ ...steps, agentMs: agentMs(agent.hello.bootSteps), vmPid: vm.pid }, "the guest is ready");
@@ -309,22 +315,24 @@ async function setUpGuest(
   const { guest } = init;
   const sentinelContent = await sentinel;
   failPoint("boot.sentinel");
+  const created = agent.calls.createSandbox(
+    {
+      sandboxId: guest.sandboxId,
+      hostname: guest.hostname.slice(0, 64),
+      sharedTag: sharedFs.sharedTag,
+      rootsTag: sharedFs.rootsTag,
+      sentinelPath: SENTINEL_NAME,
+      sentinelContent,
+      shmSizeBytes: BigInt(guest.shmSizeBytes),
+      sysctls: guest.sysctls,
+      sharePidNamespace: guest.sharePidNamespace,
+      network: network.guest(),
+    },
+    { signal, timeoutMs: timeoutMs("agentCall") },
+  );
+  if (agent.hello.capabilities.includes(CREATE_AHEAD)) init.onGreeted?.(agent);
   await Promise.race([
-    agent.calls.createSandbox(
-      {
-        sandboxId: guest.sandboxId,
-        hostname: guest.hostname.slice(0, 64),
-        sharedTag: sharedFs.sharedTag,
-        rootsTag: sharedFs.rootsTag,
-        sentinelPath: SENTINEL_NAME,
-        sentinelContent,
-        shmSizeBytes: BigInt(guest.shmSizeBytes),
-        sysctls: guest.sysctls,
-        sharePidNamespace: guest.sharePidNamespace,
-        network: network.guest(),
-      },
-      { signal, timeoutMs: timeoutMs("agentCall") },
-    ),
+    created,
     crashed.then((reason) => {
       throw new SandboxError("ERR_BOOT", `the guest could not be set up: ${describeError(reason)}`);
     }),

@@ -2,6 +2,8 @@
  * One sandbox: a microVM, the tree it shares with the host, the guest's agent, and the containers in it. Owns all of
  * them; whatever happens, `stop` leaves nothing behind. Knows no RPC types and no containerd.
  */
+
+import type { GuestAgent } from "../agent/guest-agent.ts";
 import { withDeadline } from "../base/deadline.ts";
 import { describeError, primaryError, SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
@@ -93,6 +95,8 @@ export class Sandbox {
   readonly #hostCpus: HostCpus;
   #starting: Promise<void> | undefined;
   #ready: Promise<Machine> | undefined;
+  /** The agent of a machine that is not yet ready: what it is asked waits, in the guest, until that is. */
+  #greeted: Promise<GuestAgent> | undefined;
   #machine: Machine | undefined;
   #loss: SandboxError | undefined;
   #bootFailure: SandboxError | undefined;
@@ -173,15 +177,24 @@ export class Sandbox {
       this.#step("fail");
       throw error;
     }
+    let onGreeted: (agent: GuestAgent) => void = () => undefined;
+    let onFailed: (reason: unknown) => void = () => undefined;
+    this.#greeted = new Promise((resolve, reject) => {
+      onGreeted = resolve;
+      onFailed = reject;
+    });
+    this.#greeted.catch(() => undefined);
     const boot = {
       ...this.#init.boot,
       workspace: this.#workspace,
       onEvent: (event: Event) => this.#onEvent(event),
+      onGreeted,
     };
     this.#ready = traced("boot", () => bootMachine(this.#deps, boot, this.#aborter.signal)).then((machine) =>
       this.#onReady(machine),
     );
     this.#ready.catch((error: unknown) => {
+      onFailed(error);
       if (this.#state === "booting") this.#step("fail");
       const primary = primaryError(error);
       this.#bootFailure = primary instanceof SandboxError ? primary : undefined;
@@ -292,8 +305,7 @@ export class Sandbox {
     try {
       const rootfs = await traced("rootfs mount", () => tree.addContainer(request.id, guest.rootfs));
       undo.use("root file system", rootfs.undo);
-      const machine = await this.machine();
-      const { agent } = machine;
+      const agent = await this.#agent();
       const volumes = await traced("volumes attach", () => this.#podVolumes(tree).attach(guest));
       undo.use("volumes", volumes.undo);
       const numbers: DiskNumbers[] = [];
@@ -304,7 +316,7 @@ export class Sandbox {
       undo.defer("room", () => void this.#size.release(request.id));
       this.#hostCpus.set(request.id, guest.hostCpu);
       undo.defer("cpus of the host", () => this.#hostCpus.remove(request.id));
-      await agent.calls.createContainer(
+      const created = agent.calls.createContainer(
         {
           containerId: request.id,
           specJson: new TextEncoder().encode(JSON.stringify(spec)),
@@ -313,6 +325,10 @@ export class Sandbox {
         },
         { timeoutMs: this.#init.createLimitMs },
       );
+      created.catch(() => undefined);
+      // Why it did not boot, where it did not.
+      const machine = await this.machine();
+      await created;
       failPoint("container.created");
       process.bind(
         guestProcess(agent, process, {
@@ -335,6 +351,12 @@ export class Sandbox {
     } finally {
       this.#coming.delete(process);
     }
+  }
+
+  /** Of a machine that boots, as soon as it takes calls. @throws as machine() */
+  async #agent(): Promise<GuestAgent> {
+    if (this.#state === "booting" && this.#greeted !== undefined) return await this.#greeted;
+    return (await this.machine()).agent;
   }
 
   #podVolumes(tree: SharedTree): PodVolumes {

@@ -67,6 +67,20 @@ test("createSandbox() sets host name, DNS, sysctls and the network", async () =>
   await assert.rejects(agent.calls.createSandbox({ sandboxId: "again" }), /already has its sandbox/);
 });
 
+test("createContainer() waits for a createSandbox() that is under way", async () => {
+  await using agent = await AgentProcess.start({ ownNamespaces: true });
+  const interfaces = [{ name: "eth0", mac: MAC, addresses: ["10.88.0.5/16"] }];
+  const sandbox = agent.calls.createSandbox({ sandboxId: "pod", network: { interfaces } });
+  const specJson = new TextEncoder().encode("{}");
+  const container = agent.calls.createContainer({ containerId: "first", specJson });
+  const order = Promise.race([sandbox.then(() => "sandbox"), container.catch(() => "container")]);
+  // It answers calls, and nothing but the interface is missing.
+  await agent.calls.guestInfo({});
+  addNic(agent, "nic0", MAC);
+  assert.equal(await order, "sandbox");
+  await assert.rejects(container, /must be/);
+});
+
 test("createSandbox() refuses a host name that is too long and a sysctl outside of /proc/sys", async () => {
   await using agent = await AgentProcess.start({ ownNamespaces: true });
   await assert.rejects(agent.calls.createSandbox({ hostname: "h".repeat(65) }), /longer than 64 bytes/);
