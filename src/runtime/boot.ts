@@ -130,8 +130,8 @@ export interface Machine extends AsyncReleasable {
 /** What an agent can do that takes CreateContainer before it has answered CreateSandbox (docs/protocol.md). */
 const CREATE_AHEAD = "create-ahead";
 
-/** Milliseconds that the exit of QEMU may be seen after the exit of a helper that it caused. */
-const CAUSE_WAIT_MS = 300;
+/** Milliseconds that the exit of QEMU may be seen after the exit of a helper that it caused, or the other way round. */
+export const CAUSE_WAIT_MS = 300;
 
 /** @throws ERR_BOOT with QEMU's stderr and the end of the guest's console; everything acquired is released. */
 export async function bootMachine(deps: MachineDeps, init: BootInit, signal: AbortSignal): Promise<Machine> {

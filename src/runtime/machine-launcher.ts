@@ -9,7 +9,7 @@ import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import type { PodDevices, RunningVm, WaitingVm } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
-import type { LaunchParts } from "./boot.ts";
+import { CAUSE_WAIT_MS, type LaunchParts } from "./boot.ts";
 import { type MachineConfig, type MachineConfigInit, machineConfig } from "./machine-config.ts";
 import {
   discardTemplate,
@@ -147,6 +147,8 @@ export class MachineLauncher {
       this.#template = template;
       return restored;
     } catch (error) {
+      const reason = signal.aborted ? undefined : await crashBehind(parts);
+      if (reason !== undefined) throw reason;
       this.#giveUp(template, error, signal);
       return undefined;
     }
@@ -181,6 +183,18 @@ export class MachineLauncher {
       },
     };
   }
+}
+
+/** Why a device was refused, where what is behind it has crashed: QEMU may see that before its exit is seen. */
+function crashBehind({ sharedFs, vsock }: LaunchParts): Promise<SandboxError | undefined> {
+  const helpers = vsock.helper === undefined ? sharedFs.daemons : [...sharedFs.daemons, vsock.helper];
+  // One that ended well did so because QEMU was gone.
+  const crashes = helpers.map(async ({ crashed }) => {
+    const reason = await crashed;
+    return reason.fields.exitCode === 0 ? await new Promise<never>(() => undefined) : reason;
+  });
+  const waited = new Promise<undefined>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, undefined));
+  return Promise.race([...crashes, waited]);
 }
 
 const wasKilled = (error: unknown): boolean =>
