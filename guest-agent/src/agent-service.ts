@@ -133,7 +133,7 @@ const CHILD_LIMIT_MS = 25_000;
 
 /** Of what the caller waits (it knows how slow this machine is), less a part in which the reason gets back to it. */
 const childLimitMs = ({ deadline }: CallContext): number =>
-  deadline === undefined ? CHILD_LIMIT_MS : Math.max(1, Math.floor(((deadline - Date.now()) * 5) / 6));
+  deadline === undefined ? CHILD_LIMIT_MS : Math.max(1, Math.floor(((deadline - performance.now()) * 5) / 6));
 
 /** @param setUp of the sandbox, where that has begun; never rejects */
 function containerHandlers(

@@ -32,7 +32,7 @@ export class ActiveCall implements CallContext {
   #answered = false;
 
   /**
-   * @param startedAt milliseconds since the epoch.
+   * @param startedAt by performance.now().
    * @param send called at most once, with the response frame.
    */
   constructor(
@@ -107,7 +107,7 @@ export class ActiveCall implements CallContext {
     this.#send(frame);
   }
 
-  /** @returns the deadline in milliseconds since the epoch; undefined without one. */
+  /** @returns the deadline by performance.now(); undefined without one. */
   #armDeadline(timeoutNano: bigint, startedAt: number): number | undefined {
     if (timeoutNano === 0n) return undefined;
     const limitMs = Math.max(0, Number(timeoutNano) / 1e6);

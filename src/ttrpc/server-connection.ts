@@ -253,7 +253,7 @@ export class ServerConnection {
     handler: MethodHandler,
     requestBytes: number,
   ): Promise<void> {
-    const startedAt = Date.now();
+    const startedAt = performance.now();
     const call = new ActiveCall(streamId, request, requestBytes, startedAt, (frame) => this.#send(frame));
     this.#calls.set(streamId, call);
     this.#requestBytes += requestBytes;
@@ -316,7 +316,7 @@ export class ServerConnection {
 function callFields({ name, traceId }: ActiveCall, startedAt: number): Record<string, unknown> {
   const fields: Record<string, unknown> = {
     [logField.operation]: name,
-    [logField.durationMs]: Date.now() - startedAt,
+    [logField.durationMs]: Math.round(performance.now() - startedAt),
   };
   if (traceId !== undefined) fields[logField.trace] = traceId;
   return fields;

@@ -30,7 +30,7 @@ export interface CallContext {
    * to the caller from then on; whether the work is stopped is the handler's choice.
    */
   readonly signal: AbortSignal;
-  /** When the caller stops waiting, in milliseconds since the epoch; undefined for no limit. */
+  /** When the caller stops waiting, by performance.now(), for the wall clock of a guest is set while calls wait; undefined for no limit. */
   readonly deadline: number | undefined;
   /** Set by whoever traces the call: its trace, for the records of this call in the log. */
   traceId?: string;
