@@ -133,8 +133,7 @@ export async function openTemplate({ path, id }: FoundTemplate): Promise<OpenTem
   if (idOf(fstatSync(content)) !== id) throw new SandboxError("ERR_STATE", "the template was made anew");
   const memory = undo.adopt("guest memory", guestMemory(), closeFd);
   const filled = copyPages(content, memory);
-  // Not while they are being copied.
-  undo.defer("copy of the memory", async () => void (await filled.catch(() => undefined)));
+  filled.catch(() => undefined);
   const owned = undo.move();
   const saved = { stateFd: state, filled };
   return { saved, memoryFd: memory, [Symbol.asyncDispose]: () => owned.disposeAsync() };

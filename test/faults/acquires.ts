@@ -59,7 +59,6 @@ export const elsewhere: Readonly<Record<string, string>> = {
   "template's state": "descriptors of ours only: the machine starts its kernel without",
   "template's memory": "as the template's state",
   "guest memory": "as the template's state",
-  "copy of the memory": "as the template's state",
   template: "as the template's state",
   "copy of": "memory of ours only: what follows a volume ends with the guest",
 };
