@@ -1,8 +1,8 @@
 /**
  * A cold start without containerd or ctr: the program `start`, Create and Start of a sandbox's only container, and what of
- * it is the shim's own. Not our own is what QEMU, the firmware and the guest's kernel take. From a template that is the time in
- * which only QEMU is waited for, until the guest goes on, and what the guest's kernel then accounts to itself (/proc/stat: system,
- * interrupts; read some ms after Start, in the kernel's ticks). Of a guest that boots its kernel's time is not known from then on at
+ * it is the shim's own. Not our own is what QEMU, the firmware and the guest's kernel take. From a template that is the time from
+ * QEMU's start until the guest goes on, where its parts are there before it has read the guest (else the time from then on), and what
+ * the guest's kernel then accounts to itself (/proc/stat: system, interrupts; read some ms after Start, in the kernel's ticks). Of a guest that boots its kernel's time is not known from then on at
  * which the agent runs, and counted as ours.
  */
 import { busyboxRootfs, busyboxSpec, DirectShim } from "../test/harness/direct-shim.ts";
@@ -20,7 +20,7 @@ export interface ColdStart {
   /** The parts of `total` but for QEMU's own, one after the other; the guest's kernel is in them. */
   readonly parts: {
     readonly program: number;
-    /** From Create until QEMU has all its parts: Node, configuration, workspace, virtiofsd, vsock backend, network. */
+    /** From Create until QEMU is waited for: Node, configuration, workspace, and where they take longer virtiofsd, vsock, network. */
     readonly untilQemu: number;
     /** From the agent's execution, or from its going on in a machine from a template, until it dials the host. */
     readonly agent: number;
@@ -35,7 +35,8 @@ export interface ColdStart {
 interface ReadyRecord {
   readonly prepared: number;
   readonly launched: number;
-  /** Absent where the kernel was started. */
+  /** Absent where the kernel was started, as the next one. */
+  readonly read?: number;
   readonly restored?: number;
   readonly hello: number;
   readonly ready: number;
@@ -53,21 +54,20 @@ export async function coldStart(world: World, id: string, config: ConfigOverride
   const created = performance.now();
   await task.start({ id });
   const startCall = performance.now() - created;
-  const { prepared, launched, restored, hello, ready, agentMs, time } = readyRecord(shim.log());
+  const { prepared, launched, read = 0, restored, hello, ready, agentMs, time } = readyRecord(shim.log());
   const readyAt = Date.parse(time) - performance.timeOrigin;
-  // A machine from a template starts beside its parts: what these take longer is ours.
-  const machineAlone = Math.max(prepared, launched);
-  const machine = hello - machineAlone - agentMs;
   const total = shim.startMs + (created - begun) + startCall;
-  const untilQemu = readyAt - ready + machineAlone - begun;
+  // Its parts are made beside a machine from a template: who is waited for is the slower of both.
+  const qemuFrom = prepared > read ? Math.max(prepared, launched) : launched;
   const kernel = restored === undefined ? undefined : await kernelMs(shim);
+  const others = restored === undefined ? hello - agentMs - qemuFrom : restored - qemuFrom + (kernel ?? 0);
   return {
     total,
-    own: total - (kernel === undefined ? machine : Math.max(0, (restored ?? 0) - machineAlone) + kernel),
+    own: total - others,
     kernel,
     parts: {
       program: shim.startMs,
-      untilQemu,
+      untilQemu: readyAt - ready + qemuFrom - begun,
       agent: agentMs,
       guestSetUp: ready - hello,
       container: created - readyAt,

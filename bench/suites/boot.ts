@@ -71,7 +71,7 @@ export const bootSuite: Suite = {
 
 const PARTS: Readonly<Record<keyof ColdStart["parts"], string>> = {
   program: "the program `start`",
-  untilQemu: "until QEMU has its parts",
+  untilQemu: "until QEMU is waited for",
   agent: "the agent until its hello",
   guestSetUp: "the guest's set-up",
   container: "the container",

@@ -138,8 +138,8 @@ export interface RunningVm extends AsyncReleasable {
   readonly pid: number;
   /** Milliseconds since the process was started. */
   readonly ageMs: number;
-  /** Its guest was a saved one. */
-  readonly restored: boolean;
+  /** Its age when it had read a saved guest; undefined where the kernel was started. */
+  readonly readAgeMs: number | undefined;
   /** Resolves when the VMM's process ended, for whatever reason; never rejects. */
   readonly exited: Promise<ChildExit>;
   /** The same once it has; undefined before. */

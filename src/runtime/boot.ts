@@ -79,11 +79,16 @@ export interface MachineDeps {
    * Starts the VMM ahead of its parts where it can do without them for a while. Released by launch(), or by the caller who never
    * calls it.
    */
-  startAhead(workspace: Workspace, signal: AbortSignal): AsyncReleasable;
+  startAhead(workspace: Workspace, signal: AbortSignal): StartedAhead;
   /** Starts the VMM, or gives its parts to the one that runs; resolves when its process runs with them. */
   launch(parts: LaunchParts, signal: AbortSignal): Promise<RunningVm>;
   /** The guest that was launched said no hello, for a reason of its own. */
   launchFailed(): void;
+}
+
+export interface StartedAhead extends AsyncReleasable {
+  /** When its process runs, or there is none; never rejects. */
+  readonly started: Promise<unknown>;
 }
 
 export interface LaunchParts {
@@ -142,21 +147,23 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   const mark = (name: string, agoMs = 0) => {
     steps[name] = Math.round((performance.now() - startedAt - agoMs) * 10) / 10;
   };
-  undo.use("vm ahead of its parts", deps.startAhead(workspace, signal));
-  // The wiring first: its thread in the pod's namespace works while the processes are being spawned.
+  const ahead = undo.use("vm ahead of its parts", deps.startAhead(workspace, signal));
+  // The wiring first: its thread in the pod's namespace works while the processes are being spawned. Of these the VMM takes longest.
   const [network, sharedFs, vsock] = await allOrAbort<[MachineNetwork, SharedFs, VsockEndpoint]>(signal, [
     (abort) =>
       traced("network attach", async () =>
         passing("network.wired", undo.use("network", await deps.attachNetwork(workspace, abort))),
       ),
     (abort) =>
-      traced("virtiofsd start", async () =>
-        undo.use("shared file systems", await deps.startSharedFs(workspace, abort)),
-      ),
+      traced("virtiofsd start", async () => {
+        await ahead.started;
+        return undo.use("shared file systems", await deps.startSharedFs(workspace, abort));
+      }),
     (abort) =>
-      traced("vsock open", async () =>
-        passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort))),
-      ),
+      traced("vsock open", async () => {
+        await ahead.started;
+        return passing("vsock.ready", undo.use("vsock", await deps.openVsock(workspace, abort)));
+      }),
   ]);
   mark("prepared");
   const parts = { workspace, sharedFs, vsock, network };
@@ -164,7 +171,10 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   vsock.transport.deviceInherited();
   network.inherited();
   mark("launched", vm.ageMs);
-  if (vm.restored) mark("restored");
+  if (vm.readAgeMs !== undefined) {
+    mark("read", vm.ageMs - vm.readAgeMs);
+    mark("restored");
+  }
   failPoint("boot.launched");
   const crashed = firstCrash(vm, [
     ...sharedFs.daemons,

@@ -5,11 +5,11 @@
 import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
-import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
+import { UndoStack } from "../base/undo.ts";
 import type { PodDevices, RunningVm, WaitingVm } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
-import { CAUSE_WAIT_MS, type LaunchParts } from "./boot.ts";
+import { CAUSE_WAIT_MS, type LaunchParts, type StartedAhead } from "./boot.ts";
 import { type MachineConfig, type MachineConfigInit, machineConfig } from "./machine-config.ts";
 import {
   discardTemplate,
@@ -56,11 +56,11 @@ export class MachineLauncher {
   }
 
   /** Starts the VMM of a template, where there is one, while the parts of its machine are being made. */
-  startAhead(workspace: Workspace, netns: Promise<Netns | undefined>, signal: AbortSignal): AsyncReleasable {
+  startAhead(workspace: Workspace, netns: Promise<Netns | undefined>, signal: AbortSignal): StartedAhead {
     this.#ahead = this.#startAhead(workspace, netns, signal);
-    // launch() tells.
-    this.#ahead.catch(() => undefined);
     return {
+      // launch() tells.
+      started: this.#ahead.catch(() => undefined),
       [Symbol.asyncDispose]: async () => {
         const ahead = await this.#takeAhead()?.catch(() => undefined);
         await ahead?.vm[Symbol.asyncDispose]();

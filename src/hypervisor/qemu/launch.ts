@@ -108,7 +108,9 @@ class WaitingQemu implements WaitingVm {
     this.#gone = vm.crashed.then((reason) => {
       throw reason;
     });
-    this.read = Promise.race([read(), this.#gone]);
+    this.read = Promise.race([read(), this.#gone]).then(() => {
+      vm.readAgeMs = vm.ageMs;
+    });
     // Whoever has the guest go on gets the error.
     this.read.catch(() => undefined);
   }
@@ -122,7 +124,6 @@ class WaitingQemu implements WaitingVm {
     try {
       await this.read;
       await Promise.race([this.#goOn(devices, orders, signal), this.#gone]);
-      vm.restored = true;
       return vm;
     } catch (error) {
       await vm.kill();
@@ -157,7 +158,7 @@ class QemuVm implements RunningVm {
   readonly crashed: Promise<SandboxError>;
   readonly qmp: Promise<QmpClient>;
   readonly hotplug: Promise<QemuHotplug>;
-  restored = false;
+  readAgeMs: number | undefined;
   readonly #startedAt = performance.now();
   readonly #child: SupervisedChild;
 

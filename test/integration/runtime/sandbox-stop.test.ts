@@ -75,7 +75,7 @@ function makeSandbox(dir: string, mounts: MountSyscalls): Sandbox {
     openVsock: fails,
     reserveNetwork: () => ({ [Symbol.asyncDispose]: async () => undefined }),
     attachNetwork: fails,
-    startAhead: () => ({ [Symbol.asyncDispose]: async () => undefined }),
+    startAhead: () => ({ started: Promise.resolve(), [Symbol.asyncDispose]: async () => undefined }),
     launch: fails,
     launchFailed: () => undefined,
   };
