@@ -50,8 +50,9 @@ test("the core makes a call in a realm that has neither Node nor a text encoder"
   );
   const pid = await new Promise<number>((resolve, reject) => {
     const report = (answer: Promise<number>) => answer.then(resolve, reject);
-    // AbortController and timers are what the guest provides besides the language itself.
-    runInNewContext(outputFiles[0]?.text ?? "", { AbortController, setTimeout, clearTimeout, report });
+    // AbortController, timers and a clock are what the guest provides besides the language itself.
+    const provided = { AbortController, setTimeout, clearTimeout, performance };
+    runInNewContext(outputFiles[0]?.text ?? "", { ...provided, report });
   });
   assert.equal(pid, 4);
 });
