@@ -202,12 +202,14 @@ export async function bootMachine(deps: MachineDeps, init: BootInit, signal: Abo
   init.onGreeted?.(agent);
   mark("ready");
   failPoint("boot.ready");
-  log.info({ ...steps, agentMs: agentMs(agent.hello.bootSteps), vmPid: vm.pid }, "the guest is ready");
+  // QEMU may have been started before its parts were there.
+  const inOrder = Object.fromEntries(Object.entries(steps).sort(([, one], [, other]) => one - other));
+  log.info({ ...inOrder, agentMs: agentMs(agent.hello.bootSteps), vmPid: vm.pid }, "the guest is ready");
   const owned = undo.move();
   return {
     vm,
     agent,
-    steps,
+    steps: inOrder,
     link: transport.counters,
     networkSettled: () => service.settled(),
     lost: Promise.race([crashed, agent.lost]),

@@ -154,6 +154,8 @@ interface Part {
 const bootColours: Readonly<Record<string, string>> = {
   prepared: "#7aa6c2",
   launched: "#e0a458",
+  read: "#8d6cab",
+  restored: "#c97b84",
   hello: "#4f7cac",
   ready: "#6aa56a",
 };

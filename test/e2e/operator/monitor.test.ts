@@ -130,7 +130,9 @@ test("a sandbox is in every metric, in the dashboard's queries and on the page; 
     assert.ok(whole.has(name), `the dashboard asks for ${name}, which no scrape has`);
 
   const step = (name: string) => value(whole, "caisson_sandbox_boot_step_seconds", `step="${name}"`);
-  assert.ok(0 < step("prepared") && step("prepared") < step("launched") && step("launched") < step("hello"));
+  // QEMU starts beside its parts.
+  const both = [step("prepared"), step("launched")];
+  assert.ok(Math.min(...both) > 0 && Math.max(...both) < step("hello"));
   assert.equal(value(whole, "caisson_shim_rpc_duration_seconds_count", 'method="Create"'), 1);
   assert.ok(value(whole, "caisson_shim_rpc_duration_seconds_sum", 'method="Create"') >= step("ready"));
   assert.equal(value(whole, "caisson_shim_rpc_failed_total", 'method="Create"'), 0);
