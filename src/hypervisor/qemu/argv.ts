@@ -117,7 +117,7 @@ function hostThreads({ cpus }: VmConfig): "single" | "multi" {
 function cpuFeatures(config: VmConfig): string[] {
   // The virtual PMU costs exits and is of no use to containers. With ERMS the kernel copies and clears byte by byte (rep movsb),
   // which the emulated processor does one at a time.
-  const features = config.accel === "kvm" ? ["pmu=off"] : ["-erms"];
+  const features = config.accel === "kvm" ? ["pmu=off"] : ["erms=off"];
   if (config.cpuFeatures !== undefined && config.cpuFeatures !== "") features.push(config.cpuFeatures);
   return features;
 }
