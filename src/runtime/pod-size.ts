@@ -28,7 +28,7 @@ export interface PodSizeInit {
   readonly log: Log;
   /** The machine, once it runs. */
   machine(): Promise<{ readonly vm: RunningVm; readonly agent: GuestAgent }>;
-  /** Told what the containers may use together, in cpus (undefined: no limit), once the machine runs and at changes. */
+  /** Told what the containers may use together, in cpus (undefined: no limit), before the first one begins and at changes. */
   limitHostCpu(cpus: number | undefined): void;
 }
 

@@ -111,8 +111,11 @@ export class Sandbox {
       ...init.size,
       log: init.log,
       machine: () => this.machine(),
-      // Not before the guest is ready: a boot in slices takes a multiple of its time.
-      limitHostCpu: (cpus) => init.single && this.#workspace?.cgroup?.limitCpu(hostQuota(cpus)),
+      limitHostCpu: (cpus) => {
+        // Not before the guest is ready: a boot in slices takes a multiple of its time.
+        const limit = () => this.#workspace?.cgroup?.limitCpu(hostQuota(cpus));
+        if (init.single) this.#ready?.then(limit, () => undefined);
+      },
     });
     this.#hostCpus = new HostCpus(
       {

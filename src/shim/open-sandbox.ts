@@ -48,7 +48,8 @@ export function sandboxOpener(init: SandboxOpenerInit) {
     const accel = chooseAccel(config, init.log);
     const paths = checkPaths(config);
     const most = podSizeLimits(spec, hostSizeLimits(config));
-    const size = startSize({ config, paths, accel }, machineSize(spec, most), most);
+    const wanted = machineSize(spec, most);
+    const size = startSize({ config, paths, accel }, wanted, most);
     const limits = growthLimits(size, most);
     const netnsPath = networkNamespace(spec);
     const deps = hostMachineDeps(
@@ -79,8 +80,9 @@ export function sandboxOpener(init: SandboxOpenerInit) {
           image: fs.realpathSync(config.hypervisor.initrd),
           kernel: fs.realpathSync(config.hypervisor.kernel),
           accel,
-          cpus: size.cpus,
-          memoryMiB: size.memoryMiB,
+          // Which it has with its containers, if not at its start.
+          cpus: wanted.cpus,
+          memoryMiB: wanted.memoryMiB,
           network: netnsPath === undefined ? "none" : config.runtime.internetworkingModel,
           startedAtMs: Date.now(),
           ...podFacts(spec),
