@@ -97,6 +97,8 @@ export class QemuHypervisor implements Hypervisor {
   }
 }
 
+const isLost = (error: unknown): boolean => error instanceof SandboxError && error.code === "ERR_UNAVAILABLE";
+
 class WaitingQemu implements WaitingVm {
   readonly read: Promise<void>;
   readonly #vm: QemuVm;
@@ -126,9 +128,17 @@ class WaitingQemu implements WaitingVm {
       await Promise.race([this.#goOn(devices, orders, signal), this.#gone]);
       return vm;
     } catch (error) {
+      const reason = signal.aborted ? error : await this.#reasonBehind(error);
       await vm.kill();
-      throw error;
+      throw reason;
     }
+  }
+
+  /** The connection of a QEMU that ends is gone before its exit is seen, which says why. */
+  async #reasonBehind(error: unknown): Promise<unknown> {
+    if (!isLost(error)) return error;
+    const waited = new Promise<unknown>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, error));
+    return await Promise.race([this.#vm.crashed, waited]);
   }
 
   async #goOn(devices: PodDevices, orders: string, signal: AbortSignal): Promise<void> {
@@ -138,12 +148,7 @@ class WaitingQemu implements WaitingVm {
       this.#vm.tell(`${orders}\n`);
       await qmp.execute("cont", undefined, { signal });
     } catch (cause) {
-      if (signal.aborted) throw cause;
-      if (cause instanceof SandboxError && cause.code === "ERR_UNAVAILABLE") {
-        // Its connection is gone before its exit is seen, which says why.
-        const waited = new Promise<SandboxError>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, cause));
-        throw await Promise.race([this.#vm.crashed, waited]);
-      }
+      if (signal.aborted || isLost(cause)) throw cause;
       const message = `the pod's devices could not be plugged into its machine: ${describeError(cause)}`;
       throw new SandboxError("ERR_BOOT", message, { cause });
     }
