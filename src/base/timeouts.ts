@@ -21,6 +21,8 @@ const base = {
   guestReport: 1_000,
   /** Graceful power-off of the guest before QEMU is killed. */
   guestShutdown: 2_000,
+  /** From a loss (a connection, a helper) to the exit that explains it. */
+  cause: 300,
   /** TERM to KILL of a child process. */
   childStop: 2_000,
   /** How long an exit is kept back for the output that came before it; then, for a reader that does not read it. */

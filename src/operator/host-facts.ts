@@ -1,6 +1,7 @@
 /** The host: kernel, distribution, processor, memory, devices. */
 import fs from "node:fs";
 import os from "node:os";
+import { hostCpuCount } from "../base/cpu-list.ts";
 import { errnoOf } from "../base/errors.ts";
 
 export interface HostFacts {
@@ -28,7 +29,7 @@ export function hostFacts(): HostFacts {
     cpu: {
       vendor: cpuField(cpu, "vendor_id"),
       model: cpuField(cpu, "model name"),
-      count: os.availableParallelism(),
+      count: hostCpuCount(),
     },
     memory: {
       totalBytes: memoryField(memory, "MemTotal"),

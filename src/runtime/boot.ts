@@ -10,6 +10,7 @@
  */
 import { GuestAgent, type GuestDialer } from "../agent/guest-agent.ts";
 import { allOrAbort } from "../base/all-or-abort.ts";
+import { causeOf } from "../base/cause.ts";
 import { describeError, SandboxError } from "../base/errors.ts";
 import { failPoint, type NamedPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
@@ -135,9 +136,6 @@ export interface Machine extends AsyncReleasable {
 /** What an agent can do that takes CreateContainer before it has answered CreateSandbox (docs/protocol.md). */
 const CREATE_AHEAD = "create-ahead";
 
-/** Milliseconds that the exit of QEMU may be seen after the exit of a helper that it caused, or the other way round. */
-export const CAUSE_WAIT_MS = 300;
-
 /** @throws ERR_BOOT with QEMU's stderr and the end of the guest's console; everything acquired is released. */
 export async function bootMachine(deps: MachineDeps, init: BootInit, signal: AbortSignal): Promise<Machine> {
   await using undo = new UndoStack();
@@ -257,9 +255,7 @@ function passing<T>(point: NamedPoint, value: T): T {
 export function firstCrash(vm: RunningVm, helpers: readonly Helper[]): Promise<SandboxError> {
   const helperCrash = Promise.race(helpers.map((helper) => helper.crashed));
   const settled = helperCrash.then(async (reason) => {
-    if (reason.fields.exitCode !== 0) return reason;
-    const waited = new Promise<SandboxError>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, reason));
-    return await Promise.race([vm.crashed, waited]);
+    return reason.fields.exitCode === 0 ? await causeOf(reason, vm.crashed) : reason;
   });
   return Promise.race([vm.crashed, settled]);
 }
@@ -305,8 +301,7 @@ export async function awaitHello(
     }
     if (!(error instanceof SandboxError) || error.code !== "ERR_UNAVAILABLE") throw error;
     // A guest that panics takes its connection along first.
-    const waited = new Promise<SandboxError>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, error));
-    const { message } = await Promise.race([crashed, waited]);
+    const { message } = await causeOf(error, crashed);
     throw new SandboxError("ERR_BOOT", withOutput(`the guest did not boot: ${message}`, vm), {
       cause: error,
     });

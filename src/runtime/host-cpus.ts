@@ -3,6 +3,7 @@
  * sandbox has the cpus of all its containers together; those of a container that names none are not added, for that one
  * is content with any. A weight is set only for a container without a pod: the pod's own is the kubelet's business.
  */
+import { unionOf } from "../base/cpu-list.ts";
 import type { OciResources } from "../oci/spec.ts";
 
 type OciCpu = NonNullable<OciResources["cpu"]>;
@@ -46,26 +47,4 @@ export class HostCpus {
     this.#applied = cpuset;
     this.#init.limitCpuset(cpuset);
   }
-}
-
-/** Most cpus of a Linux host (CONFIG_NR_CPUS of x86). */
-const MAX_CPU = 8191;
-
-/** All numbers of some lists in the kernel's format (cpuset(7), "List format"): "0-1,4"; what is no list counts as empty. */
-export function unionOf(lists: readonly unknown[]): string {
-  const numbers = new Set<number>();
-  for (const list of lists) {
-    for (const part of typeof list === "string" ? list.split(",") : []) {
-      const [, first, last = first] = /^\s*(\d{1,4})(?:-(\d{1,4}))?\s*$/.exec(part) ?? [];
-      for (let at = Number(first ?? MAX_CPU + 1); at <= Math.min(Number(last), MAX_CPU); at++)
-        numbers.add(at);
-    }
-  }
-  const ranges: [number, number][] = [];
-  for (const number of [...numbers].sort((a, b) => a - b)) {
-    const range = ranges.at(-1);
-    if (range !== undefined && range[1] === number - 1) range[1] = number;
-    else ranges.push([number, number]);
-  }
-  return ranges.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
 }

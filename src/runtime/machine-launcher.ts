@@ -2,6 +2,7 @@
  * Starts a sandbox's machine: from a template where there is one that fits it, else from the kernel. A template with which it
  * does not work is given up, so that no other machine tries it.
  */
+import { causeOf } from "../base/cause.ts";
 import { describeError, errnoOf, SandboxError } from "../base/errors.ts";
 import { failPoint } from "../base/failpoint.ts";
 import type { Log } from "../base/log.ts";
@@ -9,7 +10,7 @@ import { UndoStack } from "../base/undo.ts";
 import type { PodDevices, RunningVm, WaitingVm } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/launch.ts";
 import { rotatingFile } from "../persist/rotating-file.ts";
-import { CAUSE_WAIT_MS, type LaunchParts, type StartedAhead } from "./boot.ts";
+import type { LaunchParts, StartedAhead } from "./boot.ts";
 import { type MachineConfig, type MachineConfigInit, machineConfig } from "./machine-config.ts";
 import {
   discardTemplate,
@@ -193,8 +194,7 @@ function crashBehind({ sharedFs, vsock }: LaunchParts): Promise<SandboxError | u
     const reason = await crashed;
     return reason.fields.exitCode === 0 ? await new Promise<never>(() => undefined) : reason;
   });
-  const waited = new Promise<undefined>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, undefined));
-  return Promise.race([...crashes, waited]);
+  return causeOf(undefined, Promise.race(crashes));
 }
 
 const wasKilled = (error: unknown): boolean =>

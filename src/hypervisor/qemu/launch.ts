@@ -1,6 +1,7 @@
 /** Starts QEMU as our child, with everything it needs inherited as descriptors. */
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
+import { causeOf } from "../../base/cause.ts";
 import { describeError, SandboxError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { duplexByteStream, QmpClient } from "../../qmp/index.ts";
@@ -15,9 +16,6 @@ import { sendFds } from "./send-fds.ts";
 
 /** Lines of QEMU's stderr and of the guest's console that an error carries. */
 const ERROR_LINES = 8;
-
-/** Milliseconds that the exit of QEMU may be seen after the end of its connection. */
-const CAUSE_WAIT_MS = 300;
 
 export interface QemuInit {
   /** Absolute path of qemu-system-x86_64. */
@@ -136,9 +134,7 @@ class WaitingQemu implements WaitingVm {
 
   /** The connection of a QEMU that ends is gone before its exit is seen, which says why. */
   async #reasonBehind(error: unknown): Promise<unknown> {
-    if (!isLost(error)) return error;
-    const waited = new Promise<unknown>((resolve) => setTimeout(resolve, CAUSE_WAIT_MS, error));
-    return await Promise.race([this.#vm.crashed, waited]);
+    return isLost(error) ? await causeOf(error, this.#vm.crashed) : error;
   }
 
   async #goOn(devices: PodDevices, orders: string, signal: AbortSignal): Promise<void> {

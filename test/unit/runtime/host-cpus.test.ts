@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { HostCpus, unionOf } from "../../../src/runtime/host-cpus.ts";
+import { HostCpus } from "../../../src/runtime/host-cpus.ts";
 
 function cpus(single: boolean, applied = { cpus: "", mems: "" }) {
   const seen: string[] = [];
@@ -11,12 +11,6 @@ function cpus(single: boolean, applied = { cpus: "", mems: "" }) {
   };
   return { host: new HostCpus(init, applied), seen };
 }
-
-test("unionOf() gives every number once, in ranges, and takes nothing from what is no list", () => {
-  assert.equal(unionOf(["0-3,8", "2-5", undefined, "", "10, 9"]), "0-5,8-10");
-  assert.equal(unionOf(["3-1", "-1", "x", "1-", 7, null]), "");
-  assert.equal(unionOf(["9990-9999"]), "", "no such cpu");
-});
 
 test("a sandbox runs where its containers may together, and anywhere when none says", () => {
   const { host, seen } = cpus(false);
