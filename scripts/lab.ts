@@ -25,9 +25,9 @@ const USAGE = `Usage: npm run lab -- [--host KIND] [--name NAME] COMMAND
   put FILE... DIR    copy into it
   get FILE DIR       copy out of it
   down               end it; what it wrote is lost
-  test [--runs N] [--json FILE] [FILE... | lab]
-                     build our package and run the lab's tests, or those of FILE..., or "lab": the lane of npm test;
-                     N times; FILE gets a record of each run
+  test [--runs N] [--json FILE] [FILE...]
+                     build our package and run the lab's tests (the lane of npm test), or those of FILE...; N times; the
+                     FILE of --json gets a record of each run
   runs FILE          such a record as a table
 --host debian13 (the default, or what CAISSON_LAB_HOST says) or debian12
 --name default; hosts of different names run side by side`;
@@ -141,7 +141,7 @@ async function main(): Promise<number> {
     case "test":
       return await testRuns({
         variant,
-        files: args.length > 0 ? args : ["test/lab"],
+        files: args.length > 0 ? args : ["lab"],
         count: countOf(values.runs),
         ...(values.json === undefined ? {} : { report: values.json }),
       });

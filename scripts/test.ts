@@ -18,8 +18,6 @@ interface Lane {
   readonly concurrency: number;
   /** Seconds that one file or command may take. */
   readonly limitS: number;
-  /** Files that are not the lane's own: they run when they are named, or a directory of theirs. */
-  readonly byName?: readonly string[];
   /** What its files need and what takes a while; starts with the first lane, behind whatever else wants a processor. */
   readonly preparation?: {
     readonly name: string;
@@ -49,7 +47,6 @@ const lanes: readonly Lane[] = [
     dir: "test/lab",
     concurrency: 2,
     limitS: 1500,
-    byName: ["test/lab/suites.test.ts"],
     preparation: {
       name: "disk and saved host",
       command: ["nice", "-n", "19", process.execPath, "--import", "tsx", "scripts/lab.ts", "snapshot"],
@@ -238,9 +235,7 @@ function select(args: readonly string[]): Selection[] {
     jobs:
       lane.dir === undefined
         ? staticChecks.map((check) => commandJob(check, lane))
-        : testFiles(lane.dir)
-            .filter((file) => lane.byName?.includes(file) !== true)
-            .map((file) => fileJob(file, lane)),
+        : testFiles(lane.dir).map((file) => fileJob(file, lane)),
   });
   if (args.length === 0) return lanes.map(everything);
   const selections = args.map((argument) => {
