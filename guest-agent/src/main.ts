@@ -9,6 +9,7 @@ import { describeError } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
 import { type BootStep, runAgent, uptimeUs } from "./agent.ts";
 import { parseCommandLine } from "./boot/command-line.ts";
+import { clearFreeMemory, shortenFreeLists } from "./boot/free-memory.ts";
 import { ModuleLoader } from "./boot/modules.ts";
 import { mountAll } from "./boot/mounts.ts";
 import { awaitOrders, podDevices, reseed } from "./boot/template.ts";
@@ -77,6 +78,7 @@ function runAsInit(loop: EventLoop): void {
   const options = parseCommandLine(readText("/proc/cmdline") ?? "");
   logOutput.level = options.logLevel;
   protectSelf(log);
+  shortenFreeLists(log);
   const modules = new ModuleLoader(log);
   if (options.template) modules.loadForTemplate();
   else modules.loadForBoot();
@@ -103,6 +105,7 @@ function runAsInit(loop: EventLoop): void {
 /** Is saved, and goes on in another machine. @returns the port of its host */
 function goOn(steps: BootStep[]): number {
   const devices = podDevices();
+  clearFreeMemory();
   forgetCpuTime();
   const { hostPort, seed } = awaitOrders();
   steps.splice(0, steps.length, { name: "restored", uptimeUs: BigInt(uptimeUs()) });

@@ -294,7 +294,7 @@ const factoryKeys = {
   template_path: path({
     kata: true,
     fallback: "",
-    doc: "Where templates are kept: some 60 MB each. Empty: templates in the image directory.",
+    doc: "Where templates are kept: some 50 MB each. Empty: templates in the image directory.",
   }),
 } as const;
 

@@ -36,6 +36,8 @@ ledgeredTest("an idle guest keeps within the budget of its memory, and has no tr
     const used = figures.get("used") ?? Number.NaN;
     assert.ok(used <= limit, `${used} MiB of at most ${limit}`);
     assert.deepEqual(await traceEvents(host, id), []);
+    const lists = await host.exec(id, ["cat", "/proc/sys/vm/percpu_pagelist_high_fraction"]);
+    assert.equal(lists.stdout, "256\n", "free pages are not hoarded");
     const missing = await host.exec(id, [
       "sh",
       "-c",
