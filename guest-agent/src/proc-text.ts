@@ -33,3 +33,13 @@ export function busyTicks(stat: string): { readonly all: bigint; readonly kernel
 
 /** The number after the slash of /proc/loadavg (proc_loadavg(5)). */
 export const threadCount = (loadavg: string): number => Number(/\/(\d+)/.exec(loadavg)?.[1] ?? 0);
+
+/** Bytes of the free blocks of less than 2^`order` pages of /proc/buddyinfo (proc(5)): per line those of 2^0, 2^1, … pages. */
+export function freeBytesBelow(buddyinfo: string, order: number): number {
+  let pages = 0;
+  for (const [, counts = ""] of buddyinfo.matchAll(/^Node +\d+, zone +\w+ +([\d ]+)$/gm)) {
+    for (const [at, count] of counts.trim().split(/ +/).slice(0, order).entries())
+      pages += Number(count) * 2 ** at;
+  }
+  return pages * 4096;
+}

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { busyTicks, countCpus, meminfoBytes, threadCount } from "../../../guest-agent/src/proc-text.ts";
+import {
+  busyTicks,
+  countCpus,
+  freeBytesBelow,
+  meminfoBytes,
+  threadCount,
+} from "../../../guest-agent/src/proc-text.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
 
 const meminfo =
@@ -46,4 +52,12 @@ test("busy time is all but idle and iowait; threads are those that exist", () =>
   assert.deepEqual(busyTicks(""), { all: 0n, kernel: 0n });
   assert.equal(threadCount("0.20 0.18 0.12 1/80 11206\n"), 80);
   assert.equal(threadCount(""), 0);
+});
+
+test("freeBytesBelow() counts the free blocks of less than 2^order pages of all zones", () => {
+  const buddyinfo =
+    "Node 0, zone      DMA      0      1      0      1 \nNode 0, zone    DMA32      3      2      1      9 \n";
+  assert.equal(freeBytesBelow(buddyinfo, 3), (2 + 3 + 4 + 4) * 4096);
+  assert.equal(freeBytesBelow(buddyinfo, 1), 3 * 4096);
+  assert.equal(freeBytesBelow("", 9), 0);
 });
