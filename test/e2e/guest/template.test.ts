@@ -96,8 +96,8 @@ const fullBytes = (path: string) => statSync(path).blocks * 512;
 
 ledgeredTest("what a guest has freed before it was saved is not in the template", async (host) => {
   const memory = join(await withTemplate(host), "memory");
-  // 58.7 MB with it and 48.1 without, for the kernel that the suites run.
-  assert.ok(fullBytes(memory) < 53e6, `${fullBytes(memory)} bytes`);
+  // 60.1 MB with it and 47.8 without (Linux 6.1; 54 without on 6.12).
+  assert.ok(fullBytes(memory) < 57e6, `${fullBytes(memory)} bytes`);
 });
 
 /** MiB that the guest of `id` has. */
