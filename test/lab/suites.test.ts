@@ -26,6 +26,7 @@ const SUITES: Readonly<Record<string, readonly string[]>> = {
   ],
   "test/e2e/cri/network.test.ts": [],
   "test/e2e/cri/security.test.ts": [],
+  "test/e2e/cri/streams.test.ts": [],
   "test/e2e/cri/volumes.test.ts": [],
 };
 const TEMPLATE = "test/harness/make-template.ts";
