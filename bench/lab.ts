@@ -11,6 +11,7 @@ import { repositoryRoot } from "../test/harness/paths.ts";
 import { describeResult, runOk } from "../test/harness/run.ts";
 import { factLines, type Report, readReport, textTable, writeReport } from "./report.ts";
 import { whole } from "./whole.ts";
+import { writeWiringBundle } from "./wiring-bundle.ts";
 
 const usage = `Usage: npm run bench:lab -- SUITE... [--runs N] [--max N]
 
@@ -19,6 +20,8 @@ Suites: ${whole.map(({ name }) => name).join(", ")}.
 It wants the lab's saved host: npm run lab -- snapshot`;
 
 const PROGRAM = "bench/in-lab.ts";
+/** What suites start with node. */
+const PROGRAMS_AS_THEY_ARE = ["bench/suites/net-probe.mjs", "scripts/code-cache.mjs"];
 /** An emulated host takes its time. */
 const SUITE_LIMIT_MS = 3_600_000;
 /** Of the lab's service for containerd: docs/lab.md, "Deadlines". */
@@ -27,9 +30,12 @@ const TIMEOUT_SCALE = 10;
 async function putBench(host: LabHost): Promise<void> {
   const tree = join(host.scratch, "bench");
   await writeSuite([PROGRAM], tree);
-  mkdirSync(join(tree, "bench"), { recursive: true });
-  for (const name of readdirSync(join(repositoryRoot, "bench")).filter((file) => file.endsWith(".c")))
-    copyFileSync(join(repositoryRoot, "bench", name), join(tree, "bench", name));
+  await writeWiringBundle(tree);
+  mkdirSync(join(tree, "bench/suites"), { recursive: true });
+  mkdirSync(join(tree, "scripts"), { recursive: true });
+  const probes = readdirSync(join(repositoryRoot, "bench")).filter((file) => file.endsWith(".c"));
+  for (const path of [...probes.map((name) => `bench/${name}`), ...PROGRAMS_AS_THEY_ARE])
+    copyFileSync(join(repositoryRoot, path), join(tree, path));
   await host.putTree(tree, SUITE_ROOT);
 }
 

@@ -9,12 +9,10 @@ import { type Bounds, DEFAULT_RUNS, measure } from "./measure.ts";
 import { comparison, readReport } from "./report.ts";
 import type { Suite } from "./suite.ts";
 import { monitorSuite } from "./suites/monitor.ts";
-import { netSuite } from "./suites/net.ts";
 import { whole } from "./whole.ts";
+import { writeWiringBundle } from "./wiring-bundle.ts";
 
-/** Those of docs/performance.md. */
-const published: readonly Suite[] = [...whole, netSuite];
-const suites: readonly Suite[] = [...published, monitorSuite];
+const suites: readonly Suite[] = [...whole, monitorSuite];
 
 const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FILE]
        npm run bench -- all [--runs N] [--max N]
@@ -22,7 +20,7 @@ const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FIL
        npm run bench -- docs [FILE.json...]
 
 A suite prints a table and writes its values with the facts of the host as JSON (default .cache/bench/SUITE.json).
-all is ${published.map(({ name }) => name).join(", ")}. Of several suites, one that fails does not keep the next
+all is ${whole.map(({ name }) => name).join(", ")}. Of several suites, one that fails does not keep the next
 from running. compare sets two such files side by side; ranges that do not overlap are marked "apart". docs
 keeps such files in bench/results (what is there of all's, where none is named) and makes the tables of docs/performance.md and
 docs/SPECIFICATION.md from what is there.
@@ -50,7 +48,7 @@ async function measureEach(chosen: readonly Suite[], bounds: Bounds): Promise<vo
 
 /** The suites of these names, undefined where one is none. */
 function suitesNamed(names: readonly string[]): readonly Suite[] | undefined {
-  if (names.length === 1 && names[0] === "all") return published;
+  if (names.length === 1 && names[0] === "all") return whole;
   const chosen = names.flatMap((name) => suites.find((suite) => suite.name === name) ?? []);
   return chosen.length > 0 && chosen.length === names.length ? chosen : undefined;
 }
@@ -79,7 +77,10 @@ async function main(): Promise<void> {
   const bounds = { runs: bound("runs"), max: bound("max") };
   const chosen = suitesNamed(positionals);
   const [only] = chosen ?? [];
-  if (!values.help && chosen !== undefined) process.stderr.write(await provideTestTemplate());
+  if (!values.help && chosen !== undefined) {
+    process.stderr.write(await provideTestTemplate());
+    await writeWiringBundle(repositoryRoot);
+  }
   if (values.help) console.log(usage);
   else if (only !== undefined && chosen?.length === 1)
     await measure(only, resolve(values.json ?? resultFile(only.name)), bounds);
@@ -88,9 +89,7 @@ async function main(): Promise<void> {
     console.log(comparison(readReport(rest[0]), readReport(rest[1])));
   else if (verb === "docs") {
     keep(
-      rest.length > 0
-        ? rest
-        : published.map(({ name }) => resultFile(name)).filter((file) => existsSync(file)),
+      rest.length > 0 ? rest : whole.map(({ name }) => resultFile(name)).filter((file) => existsSync(file)),
     );
     writeDocuments();
   } else throw new Error(usage);

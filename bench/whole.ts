@@ -5,6 +5,15 @@ import { densitySuite } from "./suites/density.ts";
 import { execSuite } from "./suites/exec.ts";
 import { fsSuite } from "./suites/fs.ts";
 import { memorySuite } from "./suites/memory.ts";
+import { netSuite } from "./suites/net.ts";
 import { stdioSuite } from "./suites/stdio.ts";
 
-export const whole: readonly Suite[] = [bootSuite, execSuite, stdioSuite, memorySuite, fsSuite, densitySuite];
+export const whole: readonly Suite[] = [
+  bootSuite,
+  execSuite,
+  stdioSuite,
+  memorySuite,
+  fsSuite,
+  densitySuite,
+  netSuite,
+];

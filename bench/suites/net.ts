@@ -3,7 +3,6 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { build } from "esbuild";
 import { loader, wrapped } from "../../scripts/code-cache.mjs";
 import type { WiringModel } from "../../src/resources/net/index.ts";
 import { addressOf, bridgeNetwork, CniPod } from "../../test/e2e/net/cni.ts";
@@ -260,6 +259,9 @@ async function wiringTimes(host: TestHost, runs: number): Promise<Measurement[]>
   return results;
 }
 
+/** Where net-wiring.ts lies as a CommonJS bundle (bench/wiring-bundle.ts), relative to the repository. */
+export const WIRING_BUNDLE = ".cache/bench/net-wiring.js";
+
 /** As src/shim/start.ts spawns the shim's server. */
 const SERVER_FLAG = "--max-semi-space-size=1";
 /** Milliseconds, as net-wiring.ts prints them. */
@@ -270,19 +272,7 @@ const wiringEnv = { ...process.env, CAISSON_NATIVE: join(repositoryRoot, "dist/n
 /** @returns the command that runs net-wiring.ts, without its arguments. */
 async function wiringProgram(dir: string): Promise<string[]> {
   const [source, entry] = [join(dir, "net-wiring.js"), join(dir, "net-wiring.cjs")];
-  const { outputFiles } = await build({
-    entryPoints: [join(repositoryRoot, "bench/suites/net-wiring.ts")],
-    bundle: true,
-    platform: "node",
-    target: "node20",
-    format: "cjs",
-    minifySyntax: true,
-    supported: { "dynamic-import": false },
-    define: { "import.meta.url": "importMetaUrl" },
-    banner: { js: 'const importMetaUrl=require("node:url").pathToFileURL(__filename).href;' },
-    write: false,
-  });
-  writeFileSync(source, wrapped(outputFiles[0]?.text ?? ""));
+  writeFileSync(source, wrapped(readFileSync(join(repositoryRoot, WIRING_BUNDLE), "utf8")));
   writeFileSync(entry, loader("net-wiring.js"));
   const node = [process.execPath, SERVER_FLAG];
   const recorder = join(repositoryRoot, "scripts/code-cache.mjs");

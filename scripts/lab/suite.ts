@@ -21,7 +21,7 @@ const LINKS: Readonly<Record<string, string>> = {
 };
 
 /** Files that the tests and their harness read. */
-const FILES = ["scripts/test-reporter.mjs", ".cache/tools/usr/bin/vhost-device-vsock"];
+const FILES = ["scripts/test-reporter.mjs", "docs/errors.md", ".cache/tools/usr/bin/vhost-device-vsock"];
 
 /** Directories of which they read files. Their TypeScript is in the programs. */
 const DIRECTORIES = ["configs", "test/e2e", "test/harness"];
@@ -30,14 +30,15 @@ const DIRECTORIES = ["configs", "test/e2e", "test/harness"];
 const ownPaths: Plugin = {
   name: "own-paths",
   setup({ onLoad }) {
-    onLoad({ filter: /\.ts$/ }, ({ path }) => {
+    onLoad({ filter: /\.m?[tj]s$/ }, ({ path }) => {
+      if (path.includes("/node_modules/")) return undefined;
       const source = readFileSync(path, "utf8");
       const own = join(SUITE_ROOT, relative(repositoryRoot, path));
       const contents = source
         .replaceAll("import.meta.url", JSON.stringify(`file://${own}`))
         .replaceAll("import.meta.dirname", JSON.stringify(dirname(own)))
         .replaceAll("import.meta.filename", JSON.stringify(programOf(relative(repositoryRoot, path))));
-      return { contents, loader: "ts" };
+      return { contents, loader: path.endsWith(".ts") ? "ts" : "js" };
     });
   },
 };

@@ -27,6 +27,8 @@ const MACHINE = [
   // The tests compile programs for their images.
   "gcc",
   "libc6-dev",
+  // The bench of the network.
+  "iperf3",
 ];
 
 const variants: readonly Variant[] = [
