@@ -71,7 +71,7 @@ export async function writeSuite(files: readonly string[], target: string): Prom
       target: "node20",
       format: "esm",
       banner: {
-        js: 'import { createRequire } from "node:module";const require = createRequire(import.meta.url);',
+        js: 'import { createRequire as requireOf } from "node:module";const require = requireOf(import.meta.url);',
       },
       plugins: [ownPaths],
       logLevel: "warning",
