@@ -326,7 +326,9 @@ async function bootSpans(collector: OtlpCollector, after: number) {
 function programWithLibraries(program: string) {
   const listed = execFileSync("ldd", [program], { encoding: "utf8" });
   const libraries = [...listed.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? "");
-  return [program, ...libraries].map((path) => ({
+  // The C library loads it where a thread is cancelled (pthread_cancel(3)).
+  const unwinder = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
+  return [...new Set([program, ...libraries, unwinder])].map((path) => ({
     path: path.slice(1),
     mode: 0o755,
     content: readFileSync(path),

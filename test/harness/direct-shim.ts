@@ -8,6 +8,7 @@ import net from "node:net";
 import { dirname, join } from "node:path";
 import type { DescService } from "@bufbuild/protobuf";
 import type { Any } from "@bufbuild/protobuf/wkt";
+import { scaledMs } from "../../src/base/timeouts.ts";
 import { Control } from "../../src/gen/caisson/control/v1/control_pb.ts";
 import { Sandbox } from "../../src/gen/containerd/runtime/sandbox/v1/sandbox_pb.ts";
 import { Events } from "../../src/gen/containerd/services/events/ttrpc/v1/events_pb.ts";
@@ -26,6 +27,9 @@ import { built } from "./paths.ts";
 import { run, runOk } from "./run.ts";
 import { type ConfigOverrides, writeShimConfig } from "./shim-config.ts";
 import { WORLD_VARIABLE, type World } from "./world.ts";
+
+/** Until an event that is to come has come. */
+const EVENT_LIMIT_MS = 10_000;
 
 export interface SeenEvent {
   readonly topic: string;
@@ -125,7 +129,7 @@ export class DirectShim implements AsyncDisposable {
     const socket = await connectTo(shared ? path : this.#world.outside(path));
     const client = new TtrpcClient(byteStreamFromSocket(socket), { peer: "the shim" });
     this.#clients.push(client);
-    return createClient(service, client, { timeoutMs: 60_000 });
+    return createClient(service, client, { timeoutMs: scaledMs(60_000) });
   }
 
   task(): Promise<Client<typeof Task>> {
@@ -165,10 +169,18 @@ export class DirectShim implements AsyncDisposable {
     return this.events.map((event) => event.topic);
   }
 
-  /** Waits until an event with this topic was seen. */
-  async untilTopic(topic: string, limitMs = 5_000): Promise<void> {
-    const deadline = performance.now() + limitMs;
-    while (!this.topics().includes(topic)) {
+  /** Waits until an event with this topic was seen that `accepts` takes. @returns its bytes */
+  async untilEvent(
+    topic: string,
+    accepts: (bytes: Uint8Array) => boolean = () => true,
+    limitMs = EVENT_LIMIT_MS,
+  ): Promise<Uint8Array> {
+    const deadline = performance.now() + scaledMs(limitMs);
+    for (;;) {
+      for (const seen of this.events) {
+        const bytes = seen.event?.value ?? new Uint8Array();
+        if (seen.topic === topic && accepts(bytes)) return bytes;
+      }
       if (performance.now() > deadline) throw new Error(`no ${topic} after ${limitMs} ms: ${this.topics()}`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fromBinary } from "@bufbuild/protobuf";
 import { Status } from "../../../src/base/errors.ts";
+import { scaledMs } from "../../../src/base/timeouts.ts";
 import { MetricsSchema } from "../../../src/gen/io/containerd/cgroups/v2/metrics_pb.ts";
 import type { OciResources } from "../../../src/oci/spec.ts";
 import { statusOf } from "../../../src/ttrpc/index.ts";
@@ -15,7 +16,7 @@ import { execOutput } from "./exec-output.ts";
 
 const MIB = 1 << 20;
 /** Milliseconds that the guest may take to give memory back: it moves what is in use, in software emulation. */
-const GIVE_BACK_MS = 60_000;
+const GIVE_BACK_MS = scaledMs(60_000);
 
 let world: World;
 let pod: MatrixPod;
@@ -23,7 +24,9 @@ let pod: MatrixPod;
 let bootMiB: number;
 before(async () => {
   world = await createWorld();
-  pod = await MatrixPod.start(world, "pod", { config: { "runtime.stats_format": "v2" } });
+  // Also where the host has fewer.
+  const config = { "runtime.stats_format": "v2", "hypervisor.qemu.default_maxvcpus": 2 } as const;
+  pod = await MatrixPod.start(world, "pod", { config });
 });
 after(async () => {
   await pod?.[Symbol.asyncDispose]();

@@ -91,7 +91,9 @@ ledgeredTest("output without a reader waits for one, during and after the contai
   await host.containerd.ctrOk(
     host.runArguments(["sh", "-c", script], { id, keep: true, flags: ["--detach"] }),
   );
-  assert.equal((await host.exec(id, ["touch", "/go"])).code, 0);
+  // Not before this exec has ended: it would be killed with the container.
+  const signal = "{ sleep 0.5; touch /go; } </dev/null >/dev/null 2>&1 &";
+  assert.equal((await host.exec(id, ["sh", "-c", signal])).code, 0);
   await waitForStop(host, id);
   const attached = await host.containerd.ctr(["task", "attach", id]);
   assert.deepEqual([attached.stdout, attached.code], ["one\ntwo\n", 8], describeResult(attached));

@@ -158,7 +158,7 @@ test("an agent that tells the container's end before it answers its creation", a
   assert.equal((await trial.task.state({ id })).status, TaskStatus.STOPPED);
   await refused(trial.task.start({ id }), /cannot start a stopped process/);
   assert.equal((await trial.task.delete({ id })).exitStatus, 9);
-  await trial.shim.untilTopic("/tasks/delete");
+  await trial.shim.untilEvent("/tasks/delete");
   assert.deepEqual(trial.shim.topics(), ["/tasks/create", "/tasks/exit", "/tasks/delete"]);
 });
 
@@ -280,7 +280,7 @@ describe("an agent that misbehaves later", () => {
     const execId = await exec();
     await trial.task.start({ id: trial.id, execId });
     await trial.exited(execId, 3);
-    await trial.shim.untilTopic("/tasks/exit");
+    await trial.shim.untilEvent("/tasks/exit");
     const told = trial.shim.topics().filter((topic) => topic === "/tasks/oom").length;
     assert.ok(told > 0 && told < 50, `containerd was told ${told} times`);
   });
