@@ -144,12 +144,10 @@ export interface RunningVm extends AsyncReleasable {
   readonly exited: Promise<ChildExit>;
   /** The same once it has; undefined before. */
   readonly exit: ChildExit | undefined;
-  /** Resolves with ERR_UNAVAILABLE, the ends of the VMM's stderr and of the console, when it ended unasked. */
+  /** Resolves with ERR_UNAVAILABLE and its last words when it ended unasked. */
   readonly crashed: Promise<SandboxError>;
-  /** The last 64 KiB of the guest's console, fit for a terminal. */
-  consoleTail(): string;
-  /** The last 64 KiB of the VMM's stderr. */
-  stderrTail(): string;
+  /** What it and the guest said last, fit for a terminal: lines for an error, or nothing (last-words.ts). */
+  lastWords(): string;
   /** The control connection; rejects when the VMM ended or did not answer in time. */
   readonly qmp: Promise<QmpClient>;
   /** Rejects as `qmp` does. */

@@ -19,6 +19,7 @@ import { spanEnded, traced } from "../base/trace.ts";
 import { type AsyncReleasable, UndoStack } from "../base/undo.ts";
 import type { Event } from "../gen/caisson/agent/v1/agent_pb.ts";
 import type { RunningVm, VmConfig } from "../hypervisor/hypervisor.ts";
+import { withLastWords } from "../hypervisor/last-words.ts";
 import { type MountSyscalls, SENTINEL_NAME } from "../resources/share/shared-tree.ts";
 import { countedTransport, type LinkCounters } from "../vsock/counted-transport.ts";
 import type { VsockTransport } from "../vsock/transport.ts";
@@ -136,7 +137,7 @@ export interface Machine extends AsyncReleasable {
 /** What an agent can do that takes CreateContainer before it has answered CreateSandbox (docs/protocol.md). */
 const CREATE_AHEAD = "create-ahead";
 
-/** @throws ERR_BOOT with QEMU's stderr and the end of the guest's console; everything acquired is released. */
+/** @throws ERR_BOOT with the last words of QEMU and the guest; everything acquired is released. */
 export async function bootMachine(deps: MachineDeps, init: BootInit, signal: AbortSignal): Promise<Machine> {
   await using undo = new UndoStack();
   const { workspace, log } = init;
@@ -266,7 +267,7 @@ function isOfTheGuest(error: unknown, vm: RunningVm): boolean {
   return isSilent || (vm.exit !== undefined && vm.exit.signal === undefined);
 }
 
-/** @throws ERR_BOOT with QEMU's stderr and the end of the guest's console */
+/** @throws ERR_BOOT with the last words of QEMU and the guest */
 export async function awaitHello(
   init: Pick<BootInit, "guestLogLevel" | "helloLimitMs" | "log" | "onEvent">,
   vm: RunningVm,
@@ -279,7 +280,7 @@ export async function awaitHello(
   const timer = setTimeout(
     () =>
       controller.abort(
-        new SandboxError("ERR_BOOT", withOutput(`the guest said no hello within ${limit} ms`, vm), {
+        new SandboxError("ERR_BOOT", withLastWords(`the guest said no hello within ${limit} ms`, vm), {
           fields: { silent: true },
         }),
       ),
@@ -302,7 +303,7 @@ export async function awaitHello(
     if (!(error instanceof SandboxError) || error.code !== "ERR_UNAVAILABLE") throw error;
     // A guest that panics takes its connection along first.
     const { message } = await causeOf(error, crashed);
-    throw new SandboxError("ERR_BOOT", withOutput(`the guest did not boot: ${message}`, vm), {
+    throw new SandboxError("ERR_BOOT", withLastWords(`the guest did not boot: ${message}`, vm), {
       cause: error,
     });
   } finally {
@@ -344,14 +345,4 @@ async function setUpGuest(
       throw new SandboxError("ERR_BOOT", `the guest could not be set up: ${describeError(reason)}`);
     }),
   ]);
-}
-
-/** `what`, followed by the ends of QEMU's stderr and of the guest's console where they say anything. */
-function withOutput(what: string, vm: RunningVm): string {
-  const tail = (text: string) => text.trim().split("\n").slice(-8).join("\n");
-  const stderr = tail(vm.stderrTail());
-  const console = tail(vm.consoleTail());
-  return [what, stderr && `QEMU's stderr:\n${stderr}`, console && `end of the guest's console:\n${console}`]
-    .filter((part) => part !== "")
-    .join("\n");
 }

@@ -7,15 +7,12 @@ import type { Log } from "../../base/log.ts";
 import { duplexByteStream, QmpClient } from "../../qmp/index.ts";
 import { type ChildExit, loadSupervisor, type SpawnChild, type SupervisedChild } from "../child-process.ts";
 import type { Hypervisor, PodDevices, RunningVm, SavedGuest, VmConfig, WaitingVm } from "../hypervisor.ts";
+import { lastWords, withLastWords } from "../last-words.ts";
 import { handleFd, listenForChild } from "../listening-socket.ts";
-import { printable } from "../tail-buffer.ts";
 import { qemuCommand } from "./argv.ts";
 import { QemuHotplug } from "./hotplug.ts";
 import { plugPod, readState } from "./restore.ts";
 import { sendFds } from "./send-fds.ts";
-
-/** Lines of QEMU's stderr and of the guest's console that an error carries. */
-const ERROR_LINES = 8;
 
 export interface QemuInit {
   /** Absolute path of qemu-system-x86_64. */
@@ -191,12 +188,8 @@ class QemuVm implements RunningVm {
     return this.#child.exit;
   }
 
-  consoleTail(): string {
-    return printable(this.#child.stdout.text());
-  }
-
-  stderrTail(): string {
-    return printable(this.#child.stderr.text());
+  lastWords(): string {
+    return lastWords(this.#child.stderr, this.#child.stdout);
   }
 
   /** A line for the guest's console, the only one. */
@@ -217,12 +210,8 @@ class QemuVm implements RunningVm {
   }
 
   #crash(exit: ChildExit): SandboxError {
-    const parts = [`QEMU ${exit.description}`];
-    const stderr = this.#child.stderr.lastLines(ERROR_LINES);
-    const console = this.#child.stdout.lastLines(ERROR_LINES);
-    if (stderr.length > 0) parts.push(`QEMU's stderr:\n${stderr.join("\n")}`);
-    if (console.length > 0) parts.push(`end of the guest's console:\n${console.join("\n")}`);
-    return new SandboxError("ERR_UNAVAILABLE", parts.join("\n"), {
+    const message = `QEMU ${exit.description}`;
+    return new SandboxError("ERR_UNAVAILABLE", withLastWords(message, this), {
       fields: { pid: this.pid, signal: exit.signal },
     });
   }
