@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { closeFd, lockFile } from "../src/native/index.ts";
+import { choiceOf } from "./lab/choice.ts";
 import { buildDisk } from "./lab/disk.ts";
 import { LabMachine, provideSnapshot } from "./lab/machine.ts";
 import { niceSession } from "./lab/niceness.ts";
@@ -25,8 +26,9 @@ const USAGE = `Usage: npm run lab -- [--host KIND] [--name NAME] COMMAND
   put FILE... DIR    copy into it
   get FILE DIR       copy out of it
   down               end it; what it wrote is lost
-  test [--runs N] [--json FILE] [FILE...]
-                     build our package and run the lab's tests (the lane of npm test), or those of FILE...; N times; the
+  test [--runs N] [--json FILE] [--all | FILE...]
+                     build our package and run the lab's tests (the lane of npm test); --all: and every test of test/e2e
+                     in the host, which takes more than an hour; or those of FILE... in test/lab or test/e2e. N times; the
                      FILE of --json gets a record of each run
   runs FILE          such a record as a table
 --host debian13 (the default, or what CAISSON_LAB_HOST says) or debian12
@@ -76,6 +78,7 @@ async function main(): Promise<number> {
       name: { type: "string", default: "default" },
       runs: { type: "string", default: "1" },
       json: { type: "string" },
+      all: { type: "boolean", default: false },
       fresh: { type: "boolean", default: false },
       help: { type: "boolean", short: "h", default: false },
     },
@@ -141,7 +144,7 @@ async function main(): Promise<number> {
     case "test":
       return await testRuns({
         variant,
-        files: args.length > 0 ? args : ["lab"],
+        choice: choiceOf(args, values.all),
         count: countOf(values.runs),
         ...(values.json === undefined ? {} : { report: values.json }),
       });

@@ -1,6 +1,6 @@
 /**
- * Runs the test lanes: static, unit, integration, e2e and lab. Arguments select lanes, test files or directories; none means
- * every lane. A file runs in a process of its own, bounded in time. Failures are shown in full at the end; the last line is
+ * Runs the test lanes: static, unit, integration, e2e and lab, and lab-e2e on request. Arguments select lanes, test files or
+ * directories; none means all but the last. A file runs in a process of its own, bounded in time. Failures are shown in full at the end; the last line is
  * "N passed, N failed, N skipped" over everything that ran. A lane in which no test ran is a failure.
  */
 import { spawn } from "node:child_process";
@@ -18,6 +18,8 @@ interface Lane {
   readonly concurrency: number;
   /** Seconds that one file or command may take. */
   readonly limitS: number;
+  /** Runs only where it is asked for by name: it takes long. */
+  readonly onRequest?: boolean;
   /** What its files need and what takes a while; starts with the first lane, behind whatever else wants a processor. */
   readonly preparation?: {
     readonly name: string;
@@ -26,6 +28,11 @@ interface Lane {
   };
 }
 
+const savedHost = {
+  name: "disk and saved host",
+  command: ["nice", "-n", "19", process.execPath, "--import", "tsx", "scripts/lab.ts", "snapshot"],
+  limitS: 2400,
+} as const;
 const parallel = Math.max(2, Math.min(4, availableParallelism()));
 const lanes: readonly Lane[] = [
   { name: "static", concurrency: 1, limitS: 300 },
@@ -47,11 +54,15 @@ const lanes: readonly Lane[] = [
     dir: "test/lab",
     concurrency: 2,
     limitS: 1500,
-    preparation: {
-      name: "disk and saved host",
-      command: ["nice", "-n", "19", process.execPath, "--import", "tsx", "scripts/lab.ts", "snapshot"],
-      limitS: 2400,
-    },
+    preparation: savedHost,
+  },
+  {
+    name: "lab-e2e",
+    dir: "test/lab-e2e",
+    concurrency: 2,
+    limitS: 5400,
+    onRequest: true,
+    preparation: savedHost,
   },
 ];
 
@@ -237,7 +248,7 @@ function select(args: readonly string[]): Selection[] {
         ? staticChecks.map((check) => commandJob(check, lane))
         : testFiles(lane.dir).map((file) => fileJob(file, lane)),
   });
-  if (args.length === 0) return lanes.map(everything);
+  if (args.length === 0) return lanes.filter(({ onRequest }) => onRequest !== true).map(everything);
   const selections = args.map((argument) => {
     const lane = lanes.find((candidate) => candidate.name === argument);
     if (lane !== undefined) return everything(lane);

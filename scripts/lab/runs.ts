@@ -5,6 +5,7 @@ import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync }
 import { availableParallelism, cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { finished } from "node:stream/promises";
+import { type Choice, SUITES_VARIABLE } from "./choice.ts";
 import { logs, repositoryRoot } from "./places.ts";
 import { say } from "./steps.ts";
 
@@ -41,20 +42,19 @@ export interface RunsReport {
 export interface RunsInit {
   /** Which host the lab is. */
   readonly variant: string;
-  /** What scripts/test.ts shall run. */
-  readonly files: readonly string[];
+  readonly choice: Choice;
   readonly count: number;
   /** File for the report; runs that it has already are kept. */
   readonly report?: string;
 }
 
 /** Runs the tests `count` times, without the second chance that CI gives. @returns the exit status: 0 when all passed */
-export async function testRuns({ variant, files, count, report }: RunsInit): Promise<number> {
+export async function testRuns({ variant, choice, count, report }: RunsInit): Promise<number> {
   mkdirSync(logs, { recursive: true });
   let status = 0;
   for (let run = 1; run <= count; run++) {
     const log = join(logs, `test-run-${run}.log`);
-    const { code, record } = await testRun(variant, files, log);
+    const { code, record } = await testRun(variant, choice, log);
     if (code !== 0) status = 1;
     if (count > 1) say(`run ${run} of ${count}: ${summary(record)}; ${log}`);
     if (report !== undefined) append(report, variant, record);
@@ -62,18 +62,23 @@ export async function testRuns({ variant, files, count, report }: RunsInit): Pro
   return status;
 }
 
-async function testRun(variant: string, files: readonly string[], log: string) {
+async function testRun(variant: string, choice: Choice, log: string) {
   const started = new Date();
   const script = join(repositoryRoot, "scripts/test.ts");
-  const child = spawn(process.execPath, ["--import", "tsx", script, ...files], {
+  const child = spawn(process.execPath, ["--import", "tsx", script, ...choice.arguments], {
     stdio: ["inherit", "pipe", "inherit"],
-    env: { ...process.env, CI: "false", CAISSON_LAB_HOST: variant },
+    env: {
+      ...process.env,
+      CI: "false",
+      CAISSON_LAB_HOST: variant,
+      ...(choice.suites === undefined ? {} : { [SUITES_VARIABLE]: choice.suites.join(" ") }),
+    },
   });
   const copy = createWriteStream(log);
   child.stdout.pipe(process.stdout, { end: false });
   child.stdout.pipe(copy);
   const [[code]] = (await Promise.all([once(child, "exit"), finished(copy)])) as [[number | null], unknown];
-  return { code, record: recordOf(readFileSync(log, "utf8"), started, files) };
+  return { code, record: recordOf(readFileSync(log, "utf8"), started, choice.suites ?? choice.arguments) };
 }
 
 /** What scripts/test.ts printed; a run that it did not count counts as one failure. */

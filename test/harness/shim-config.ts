@@ -5,6 +5,9 @@ import { built, testTemplates, virtiofsdPath } from "./paths.ts";
 /** Values by "table.key", e.g. "hypervisor.qemu.kernel". */
 export type ConfigOverrides = Readonly<Record<string, string | number | boolean | readonly string[]>>;
 
+/** Environment variable with overrides as JSON that hold for every configuration, below those of the test. */
+export const TEST_CONFIG_VARIABLE = "CAISSON_TEST_CONFIG";
+
 /** Writes `path`; `overrides` may name any key, also one that does not exist. */
 export function writeShimConfig(path: string, overrides: ConfigOverrides = {}): void {
   const values: Record<string, string | number | boolean | readonly string[]> = {
@@ -14,6 +17,7 @@ export function writeShimConfig(path: string, overrides: ConfigOverrides = {}): 
     "hypervisor.qemu.vhost_user_vsock_daemon": built.vsockBackend,
     "hypervisor.qemu.default_memory": 256,
     "factory.template_path": testTemplates,
+    ...(JSON.parse(process.env[TEST_CONFIG_VARIABLE] ?? "{}") as ConfigOverrides),
     ...overrides,
   };
   const tables = new Map<string, string[]>();

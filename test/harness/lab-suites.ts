@@ -1,0 +1,111 @@
+/**
+ * Files of test/e2e, unchanged, inside a host of the lab: the same tests as in the emulated lane, on the installed package,
+ * with KVM and the kernel's vsock. Each test of theirs is a test of the file that calls this; half a minute each.
+ */
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { SUITES_VARIABLE } from "../../scripts/lab/choice.ts";
+import { shellQuote } from "../../scripts/lab/ssh.ts";
+import { programOf, SUITE_ROOT, writeSuite } from "../../scripts/lab/suite.ts";
+import { LabHost, labNode } from "./lab.ts";
+import { repositoryRoot } from "./paths.ts";
+import { describeResult } from "./run.ts";
+import { type ConfigOverrides, TEST_CONFIG_VARIABLE } from "./shim-config.ts";
+
+const TEMPLATE = "test/harness/make-template.ts";
+const RESULTS = "/tmp/results";
+/** Of one file. */
+const LIMIT_MS = 2_400_000;
+
+/** What else would be a slower way for the same result must not be taken in silence. */
+const CONFIG: ConfigOverrides = {
+  "hypervisor.qemu.accel": "kvm",
+  "hypervisor.qemu.vsock_backend": "vhost",
+};
+
+/** Names of tests by file (relative to the repository), or "all" of its tests. */
+export type Wanted = Readonly<Record<string, readonly string[] | "all">>;
+
+interface TestRecord {
+  readonly name: string;
+  readonly outcome: "passed" | "failed" | "skipped";
+  readonly durationMs: number;
+  readonly error?: string;
+}
+
+/**
+ * Every test of the files in test/e2e/`name`, or of those that the environment names, but those of `except`, which are named with what keeps them from running
+ * there.
+ */
+export function directoryInLab(name: string, except: Readonly<Record<string, string>> = {}): void {
+  const dir = `test/e2e/${name}`;
+  const files = readdirSync(join(repositoryRoot, dir)).filter((file) => file.endsWith(".test.ts"));
+  for (const file of Object.keys(except)) assert.ok(files.includes(file), `${dir} has no ${file}`);
+  const choice = process.env[SUITES_VARIABLE]?.split(" ") ?? [dir];
+  for (const [file, why] of Object.entries(except))
+    if (choice.includes(`${dir}/${file}`)) throw new Error(`not in the lab: ${dir}/${file} ${why}`);
+  const wanted = files
+    .filter((file) => !(file in except))
+    .map((file) => `${dir}/${file}`)
+    .filter((file) => choice.some((path) => file === path || file.startsWith(`${path}/`)));
+  testsInLab(Object.fromEntries(wanted.map((file) => [file, "all"])));
+}
+
+/** The tests that `wanted` names, in one host. */
+export function testsInLab(wanted: Wanted): void {
+  const files = Object.keys(wanted);
+  let host: LabHost | undefined;
+  before(async () => {
+    host = await LabHost.start();
+    await host.install(await host.putPackage());
+    const tree = join(host.scratch, "suite");
+    await writeSuite([TEMPLATE, ...files], tree);
+    await host.putTree(tree, SUITE_ROOT);
+    await host.shOk(`${labNode} ${programOf(TEMPLATE)}`);
+  });
+  after(async () => {
+    await host?.[Symbol.asyncDispose]();
+  });
+  for (const [file, names] of Object.entries(wanted)) {
+    test(file, async (suite) => {
+      assert.ok(host !== undefined);
+      const { records, shown } = await runFile(host, file, names);
+      // Node 20 reports as skipped what no pattern names.
+      const ran = names === "all" ? records : records.filter(({ outcome }) => outcome !== "skipped");
+      assert.ok(ran.length > 0, shown);
+      for (const name of names === "all" ? [] : names)
+        assert.ok(
+          ran.some((record) => record.name.startsWith(name)),
+          name,
+        );
+      for (const { name, outcome, durationMs, error } of ran) {
+        await suite.test(`${name} (${durationMs} ms in the host)`, () =>
+          assert.equal(outcome, "passed", error),
+        );
+      }
+    });
+  }
+}
+
+/** @throws when the file ended with an error although all its tests passed */
+async function runFile(host: LabHost, file: string, names: readonly string[] | "all") {
+  const reporter = [
+    `--test-reporter=${SUITE_ROOT}/scripts/test-reporter.mjs`,
+    `--test-reporter-destination=${RESULTS}`,
+  ];
+  const patterns = names === "all" ? [] : names.map((name) => `--test-name-pattern=${exactly(name)}`);
+  const command = [labNode, ...reporter, ...patterns, programOf(file)].join(" ");
+  const config = `${TEST_CONFIG_VARIABLE}=${shellQuote(JSON.stringify(CONFIG))}`;
+  const script = `cd ${SUITE_ROOT}; rm -f ${RESULTS}; ${config} ${command}`;
+  const result = await host.sh(script, { timeoutMs: LIMIT_MS });
+  const lines = (await host.shOk(`cat ${RESULTS}`)).split("\n").slice(0, -1);
+  const records = lines.map((line) => JSON.parse(line) as TestRecord);
+  if (records.every(({ outcome }) => outcome !== "failed"))
+    assert.equal(result.code, 0, describeResult(result));
+  return { records, shown: describeResult(result) };
+}
+
+/** A name as a pattern of --test-name-pattern that matches it alone. */
+const exactly = (name: string) => shellQuote(`/^${name.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")}/`);

@@ -1,0 +1,6 @@
+/** Every test of test/e2e/guest that can run in the lab. */
+import { directoryInLab } from "../harness/lab-suites.ts";
+
+directoryInLab("guest", {
+  "host-cgroup2.test.ts": "makes a guest stand for a host, which the lab is",
+});

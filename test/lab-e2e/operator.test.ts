@@ -1,0 +1,4 @@
+/** Every test of test/e2e/operator that can run in the lab. */
+import { directoryInLab } from "../harness/lab-suites.ts";
+
+directoryInLab("operator");
