@@ -5,19 +5,33 @@
 import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { failure, UsageError, wholeNumber } from "../scripts/command-line.ts";
 import { programOf, SUITE_ROOT, writeSuite } from "../scripts/lab/suite.ts";
-import { LabHost, labVariant } from "../test/harness/lab.ts";
+import { variantOf } from "../scripts/lab/variant.ts";
+import { LabHost, labNode, labVariant } from "../test/harness/lab.ts";
 import { repositoryRoot } from "../test/harness/paths.ts";
 import { describeResult, runOk } from "../test/harness/run.ts";
+import { forEachSuite, suitesNamed } from "./chosen.ts";
 import { factLines, type Report, readReport, textTable, writeReport } from "./report.ts";
 import { whole } from "./whole.ts";
 import { writeWiringBundle } from "./wiring-bundle.ts";
 
+const DEFAULT_RUNS = 3;
+const RESULTS = ".cache/bench/lab";
+
 const usage = `Usage: npm run bench:lab -- SUITE... [--runs N] [--max N]
+       npm run bench:lab -- all [--runs N] [--max N]
+
+Runs suites in a host of the lab. Tables are printed, values written to ${RESULTS}/SUITE.json, with the facts of that
+host; npm run bench -- docs FILE... keeps such files as bench/results/SUITE-HOST.json, beside those of this machine.
+Of several suites, one that fails does not keep the next from running.
+
+  --runs N     how often everything is measured (default ${DEFAULT_RUNS})
+  --max N      density: at most so many sandboxes, of which few fit in that host; fs: files of the tree instead of 10,000
 
 Suites: ${whole.map(({ name }) => name).join(", ")}.
 
-It wants the lab's saved host: npm run lab -- snapshot`;
+CAISSON_LAB_HOST names the host: debian13 (the default) or debian12. It has to be saved: npm run lab -- snapshot`;
 
 const PROGRAM = "bench/in-lab.ts";
 /** What suites start with node. */
@@ -47,7 +61,7 @@ async function measure(
   dir: string,
 ): Promise<Report> {
   const argv = [programOf(PROGRAM), suite, `/root/${suite}.json`, ...bounds];
-  const script = `export CAISSON_TIMEOUT_SCALE=${TIMEOUT_SCALE}; exec node ${argv.join(" ")}`;
+  const script = `export CAISSON_TIMEOUT_SCALE=${TIMEOUT_SCALE}; exec ${labNode} ${argv.join(" ")}`;
   const result = await host.sh(script, { timeoutMs: SUITE_LIMIT_MS });
   if (result.code !== 0) throw new Error(describeResult(result));
   const file = join(dir, `${suite}.json`);
@@ -62,27 +76,36 @@ async function measure(
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { runs: { type: "string", default: "3" }, max: { type: "string" } },
+    options: {
+      runs: { type: "string", default: String(DEFAULT_RUNS) },
+      max: { type: "string" },
+      help: { type: "boolean", short: "h", default: false },
+    },
   });
-  const unknown = positionals.find((name) => !whole.some((suite) => suite.name === name));
-  if (positionals.length === 0 || unknown !== undefined) throw new Error(usage);
-  const bounds = [values.runs, ...(values.max === undefined ? [] : [values.max])].map(Number).map(String);
-  const dir = join(repositoryRoot, ".cache/bench/lab");
+  if (values.help) {
+    console.log(usage);
+    return;
+  }
+  if (positionals.length === 0) throw new UsageError(usage);
+  const runs = wholeNumber("runs", values.runs);
+  const max = values.max === undefined ? [] : [wholeNumber("max", values.max)];
+  const chosen = suitesNamed(positionals, whole);
+  variantOf(labVariant);
+  const dir = join(repositoryRoot, RESULTS);
   mkdirSync(dir, { recursive: true });
   await using host = await LabHost.start();
   process.stderr.write("bench: our package and the bench into the host\n");
   await host.install(await host.putPackage());
   await putBench(host);
-  for (const suite of positionals) {
-    process.stderr.write(`bench: ${suite} in the host\n`);
-    const report = await measure(host, suite, bounds, dir);
+  await forEachSuite(chosen, async ({ name }) => {
+    process.stderr.write(`bench: ${name} in the host\n`);
+    const report = await measure(host, name, [runs, ...max].map(String), dir);
     console.log(`${factLines(report.host).join("\n")}\n\n${textTable(report)}\n`);
-  }
+  });
 }
 
 try {
   await main();
 } catch (error) {
-  process.stderr.write(`bench: ${error instanceof Error ? error.message : error}\n`);
-  process.exitCode = 1;
+  process.exitCode = failure("bench", error);
 }

@@ -2,10 +2,12 @@
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { failure, UsageError, wholeNumber } from "../scripts/command-line.ts";
 import { provideTestTemplate } from "../test/harness/make-template.ts";
 import { repositoryRoot } from "../test/harness/paths.ts";
+import { forEachSuite, suitesNamed } from "./chosen.ts";
 import { keep, writeDocuments } from "./documents.ts";
-import { type Bounds, DEFAULT_RUNS, measure } from "./measure.ts";
+import { DEFAULT_RUNS, measure } from "./measure.ts";
 import { comparison, readReport } from "./report.ts";
 import type { Suite } from "./suite.ts";
 import { monitorSuite } from "./suites/monitor.ts";
@@ -33,32 +35,6 @@ ${suites.map(({ name, summary, defaultRuns }) => `  ${name.padEnd(8)} ${summary}
 
 const resultFile = (name: string): string => join(repositoryRoot, `.cache/bench/${name}.json`);
 
-/** One after the other. @throws when some failed, naming each that did. */
-async function measureEach(chosen: readonly Suite[], bounds: Bounds): Promise<void> {
-  const failed: string[] = [];
-  for (const suite of chosen) {
-    const begun = performance.now();
-    await measure(suite, resultFile(suite.name), bounds).catch((error: unknown) => {
-      failed.push(`${suite.name}: ${error instanceof Error ? error.message : error}`);
-    });
-    process.stderr.write(`bench: ${suite.name} took ${Math.round((performance.now() - begun) / 1000)} s\n`);
-  }
-  if (failed.length > 0) throw new Error(failed.join("\n"));
-}
-
-/** The suites of these names, undefined where one is none. */
-function suitesNamed(names: readonly string[]): readonly Suite[] | undefined {
-  if (names.length === 1 && names[0] === "all") return whole;
-  const chosen = names.flatMap((name) => suites.find((suite) => suite.name === name) ?? []);
-  return chosen.length > 0 && chosen.length === names.length ? chosen : undefined;
-}
-
-function wholeNumber(name: string, text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} takes a whole number from 1 on`);
-  return value;
-}
-
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -69,35 +45,39 @@ async function main(): Promise<void> {
       help: { type: "boolean", short: "h", default: false },
     },
   });
-  const [verb, ...rest] = positionals;
+  const [verb, ...files] = positionals;
   const bound = (name: "runs" | "max") => {
     const text = values[name];
     return text === undefined ? undefined : wholeNumber(name, text);
   };
-  const bounds = { runs: bound("runs"), max: bound("max") };
-  const chosen = suitesNamed(positionals);
-  const [only] = chosen ?? [];
-  if (!values.help && chosen !== undefined) {
+  if (values.help) console.log(usage);
+  else if (verb === undefined) throw new UsageError(usage);
+  else if (verb === "compare") compare(files);
+  else if (verb === "docs") {
+    keep(files.length > 0 ? files : whole.map(({ name }) => resultFile(name)).filter((it) => existsSync(it)));
+    writeDocuments();
+  } else {
+    const chosen = suitesNamed(positionals, suites);
+    if (values.json !== undefined && chosen.length > 1)
+      throw new UsageError("--json takes the result of one suite");
+    const bounds = { runs: bound("runs"), max: bound("max") };
     process.stderr.write(await provideTestTemplate());
     await writeWiringBundle(repositoryRoot);
-  }
-  if (values.help) console.log(usage);
-  else if (only !== undefined && chosen?.length === 1)
-    await measure(only, resolve(values.json ?? resultFile(only.name)), bounds);
-  else if (chosen !== undefined && values.json === undefined) await measureEach(chosen, bounds);
-  else if (verb === "compare" && rest[0] !== undefined && rest[1] !== undefined && rest.length === 2)
-    console.log(comparison(readReport(rest[0]), readReport(rest[1])));
-  else if (verb === "docs") {
-    keep(
-      rest.length > 0 ? rest : whole.map(({ name }) => resultFile(name)).filter((file) => existsSync(file)),
+    await forEachSuite(chosen, (suite) =>
+      measure(suite, resolve(values.json ?? resultFile(suite.name)), bounds),
     );
-    writeDocuments();
-  } else throw new Error(usage);
+  }
+}
+
+function compare(files: readonly string[]): void {
+  const [a, b, ...more] = files;
+  if (a === undefined || b === undefined || more.length > 0)
+    throw new UsageError("write: npm run bench -- compare A.json B.json");
+  console.log(comparison(readReport(a), readReport(b)));
 }
 
 try {
   await main();
 } catch (error) {
-  process.stderr.write(`bench: ${error instanceof Error ? error.message : error}\n`);
-  process.exitCode = 1;
+  process.exitCode = failure("bench", error);
 }

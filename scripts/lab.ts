@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { closeFd, lockFile } from "../src/native/index.ts";
+import { failure, UsageError, wholeNumber } from "./command-line.ts";
 import { choiceOf } from "./lab/choice.ts";
 import { buildDisk } from "./lab/disk.ts";
 import { LabMachine, provideSnapshot } from "./lab/machine.ts";
@@ -50,13 +51,6 @@ async function enter(machine: LabMachine, argv: readonly string[]): Promise<numb
   return status ?? 1;
 }
 
-/** The number of runs that --runs names. */
-function countOf(text: string): number {
-  const count = Number(text);
-  if (!Number.isInteger(count) || count < 1) throw new Error(`--runs ${text}: a number of runs is expected`);
-  return count;
-}
-
 /** Everything a start needs. One at a time in this checkout: another one waits. */
 async function prepare(variant: string, withSnapshot = true): Promise<void> {
   mkdirSync(labRoot, { recursive: true });
@@ -92,7 +86,7 @@ async function main(): Promise<number> {
     throw new Error("the lab needs root: debootstrap, mounts, and the key of its hosts");
   const variant = variantOf(values.host).name;
   if (!/^[a-z0-9-]+$/.test(values.name))
-    throw new Error(`--name ${values.name}: lower-case letters and digits`);
+    throw new UsageError(`--name ${values.name}: lower-case letters and digits`);
   const dir = runDir(variant, values.name);
   const running = () => LabMachine.find(variant, dir);
   const required = () => {
@@ -120,21 +114,21 @@ async function main(): Promise<number> {
     }
     case "sh": {
       const given = tokens.some((token) => token.kind === "option-terminator");
-      if (args.length > 0 && !given) throw new Error("write: lab sh -- COMMAND");
+      if (args.length > 0 && !given) throw new UsageError("write: lab sh -- COMMAND");
       const interactive = args.length === 0 && process.stdin.isTTY === true;
       const machine = required();
       return await enter(machine, sshCommand(machine.ssh, args, interactive));
     }
     case "put": {
       const directory = args.pop();
-      if (directory === undefined || args.length === 0) throw new Error("write: lab put FILE... DIR");
+      if (directory === undefined || args.length === 0) throw new UsageError("write: lab put FILE... DIR");
       const machine = required();
       return await enter(machine, putCommand(machine.ssh, args, directory));
     }
     case "get": {
       const [file, directory, ...more] = args;
       if (file === undefined || directory === undefined || more.length > 0)
-        throw new Error("write: lab get FILE DIR");
+        throw new UsageError("write: lab get FILE DIR");
       const machine = required();
       return await enter(machine, getCommand(machine.ssh, file, directory));
     }
@@ -145,17 +139,17 @@ async function main(): Promise<number> {
       return await testRuns({
         variant,
         choice: choiceOf(args, values.all),
-        count: countOf(values.runs),
+        count: wholeNumber("runs", values.runs),
         ...(values.json === undefined ? {} : { report: values.json }),
       });
     case "runs": {
       const [file] = args;
-      if (file === undefined) throw new Error("write: lab runs FILE");
+      if (file === undefined) throw new UsageError("write: lab runs FILE");
       console.log(runsTable(JSON.parse(readFileSync(file, "utf8")) as RunsReport));
       return 0;
     }
     default:
-      throw new Error(`there is no command "${command}"\n${USAGE}`);
+      throw new UsageError(`there is no command "${command}"\n${USAGE}`);
   }
 }
 
@@ -164,6 +158,5 @@ niceSession(process.pid);
 try {
   process.exitCode = await main();
 } catch (error) {
-  console.error(`lab: ${error instanceof Error ? error.message : error}`);
-  process.exitCode = 1;
+  process.exitCode = failure("lab", error);
 }

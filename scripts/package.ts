@@ -1,11 +1,6 @@
 /**
- * Builds the Debian package and the plain tarball into dist/packages: the programs, bundled as scripts/build.mjs leaves
- * them, and what belongs to them on a host. Equal sources, tools and SOURCE_DATE_EPOCH give equal bytes.
- *
- *     npm run package -- [--with-node] [--output DIR] [--package-version VERSION]
- *
- * --package-version is for packages that the tests upgrade to.
- * --with-node puts a Node into the package, for systems whose own is too old (Debian 12).
+ * Builds the Debian package and the plain tarball: the programs, bundled as scripts/build.mjs leaves them, and what belongs
+ * to them on a host. Equal sources, tools and SOURCE_DATE_EPOCH give equal bytes.
  */
 import { execFileSync, type StdioOptions } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -14,10 +9,19 @@ import { basename, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { VERSION } from "../src/base/version.ts";
+import { failure } from "./command-line.ts";
 import { contents } from "./package/contents.ts";
 import { debianMetadata } from "./package/debian.ts";
 import { provideNode } from "./package/node.ts";
 import { stage } from "./package/stage.ts";
+
+const USAGE = `Usage: npm run package -- [--with-node] [--output DIR] [--package-version VERSION]
+
+Builds the Debian package and a tarball of the same files.
+
+  --with-node                put a Node into the package, for systems whose own is too old (Debian 12)
+  --output DIR               where they go (default dist/packages)
+  --package-version VERSION  default ${VERSION}; for packages that the tests upgrade to`;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -49,8 +53,13 @@ function main(): void {
       "with-node": { type: "boolean", default: false },
       output: { type: "string" },
       "package-version": { type: "string", default: VERSION },
+      help: { type: "boolean", short: "h", default: false },
     },
   });
+  if (values.help) {
+    console.log(USAGE);
+    return;
+  }
   const output = resolve(values.output ?? join(root, "dist/packages"));
   const withNode = values["with-node"];
   const version = values["package-version"];
@@ -100,6 +109,5 @@ function main(): void {
 try {
   main();
 } catch (error) {
-  console.error(`package: ${error instanceof Error ? error.message : error}`);
-  process.exitCode = 1;
+  process.exitCode = failure("package", error);
 }

@@ -43,7 +43,7 @@ interface Running {
 export const netSuite: Suite = {
   name: "net",
   summary:
-    "throughput, latency, connections and packets of a pod's network per model, beside the floor and runc",
+    "throughput, latency, connections and packets of a pod's network per model, beside the floor and runc (needs iperf3)",
   async run({ runs, progress }) {
     if (!existsSync(IPERF)) throw new Error("iperf3 is not installed: apt-get install iperf3");
     await using host = await TestHost.start("system", undefined, { config: WITHOUT_TEMPLATE });

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { UsageError } from "../command-line.ts";
 import { dependencyNames } from "../package/debian.ts";
 import { repositoryRoot } from "./places.ts";
 
@@ -46,11 +47,11 @@ const variants: readonly Variant[] = [
   },
 ];
 
-/** @throws when there is none of that name */
+/** @throws UsageError when there is none of that name */
 export function variantOf(name: string): Variant {
   const found = variants.find((variant) => variant.name === name);
   if (found !== undefined) return found;
-  throw new Error(
+  throw new UsageError(
     `there is no lab "${name}"; there are ${variants.map((variant) => variant.name).join(", ")}`,
   );
 }

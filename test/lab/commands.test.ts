@@ -186,7 +186,7 @@ test("what is wrong with a command line is said, and nothing is started", async 
     [["sh", "true"], /write: lab sh -- COMMAND/],
     [["put", "file"], /write: lab put FILE\.\.\. DIR/],
     [["get", "file"], /write: lab get FILE DIR/],
-    [["test", "--runs", "0"], /--runs 0: a number of runs is expected/],
+    [["test", "--runs", "0"], /--runs takes a whole number from 1 on/],
     [["--host", "debian7", "up"], /there is no lab "debian7"; there are debian13, debian12/],
     [["--name", "A/B", "up"], /--name A\/B/],
     [["--what"], /Unknown option '--what'/],
@@ -194,7 +194,7 @@ test("what is wrong with a command line is said, and nothing is started", async 
   ];
   for (const [args, message] of wrong) {
     const result = await lab(args);
-    assert.equal(result.code, 1, describeResult(result));
+    assert.equal(result.code, 2, describeResult(result));
     assert.match(result.stderr, message);
   }
   const help = await lab(["--help"]);
