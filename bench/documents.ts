@@ -2,29 +2,54 @@
  * What docs/performance.md and docs/SPECIFICATION.md say in figures, made from the results that the repository keeps in
  * bench/results: one file for each suite, and one for each suite and variant of the lab.
  */
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { repositoryRoot } from "../test/harness/paths.ts";
 import { budgetTable } from "./budgets.ts";
 import { factLines, labelOf, markdownTable, type Report, readReport } from "./report.ts";
 import { netSuite } from "./suites/net.ts";
 
-const RESULTS = join(repositoryRoot, "bench/results");
+const RESULTS = "bench/results";
 const PERFORMANCE = join(repositoryRoot, "docs/performance.md");
 const SPECIFICATION = join(repositoryRoot, "docs/SPECIFICATION.md");
 
 /** The kept results by their labels. */
 export function keptReports(): ReadonlyMap<string, Report> {
-  const files = existsSync(RESULTS) ? readdirSync(RESULTS).sort() : [];
-  const reports = files.map((file) => readReport(join(RESULTS, file)));
+  const dir = join(repositoryRoot, RESULTS);
+  const files = existsSync(dir) ? readdirSync(dir).sort() : [];
+  const reports = files.map((file) => readReport(join(dir, file)));
   return new Map(reports.map((report) => [labelOf(report), report]));
 }
 
-/** Keeps `files` as the results of their suites, those of the lab beside them. @throws when one is no result, before anything is written. */
-export function keep(files: readonly string[]): void {
-  const reports = files.map(readReport);
-  mkdirSync(RESULTS, { recursive: true });
-  for (const report of reports) writeFileSync(join(RESULTS, `${labelOf(report)}.json`), compact(report));
+/**
+ * Keeps `files` as the results of their suites, those of the lab beside them.
+ * @throws when one is no result, or older than the one in its place; nothing is written then
+ */
+export function keep(files: readonly string[], repository = repositoryRoot): void {
+  const dir = join(repository, RESULTS);
+  const fresh = files.map((file) => {
+    const report = readReport(file);
+    return { file, report, place: join(dir, `${labelOf(report)}.json`) };
+  });
+  const refused = fresh.flatMap(({ file, report, place }) => {
+    if (!existsSync(place)) return [];
+    const commit = String(report.host.commit);
+    const kept = String(readReport(place).host.commit);
+    if (!isBefore(commit, kept, repository)) return [];
+    const names = `${file} is of ${commit}, and ${relative(repository, place)} of the later ${kept}`;
+    return [`${names}: measure again, name only the other files, or remove the kept one first`];
+  });
+  if (refused.length > 0) throw new Error(refused.join("\n"));
+  mkdirSync(dir, { recursive: true });
+  for (const { report, place } of fresh) writeFileSync(place, compact(report));
+}
+
+/** Whether the commit `a` is an ancestor of `b`, not `b` itself. Of what git does not know, neither is. */
+function isBefore(a: string, b: string, repository: string): boolean {
+  const isAncestor = (...commits: string[]) =>
+    spawnSync("git", ["-C", repository, "merge-base", "--is-ancestor", ...commits]).status === 0;
+  return isAncestor(a, b) && !isAncestor(b, a);
 }
 
 /**

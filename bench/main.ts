@@ -24,8 +24,9 @@ const usage = `Usage: npm run bench -- SUITE... [--runs N] [--max N] [--json FIL
 A suite prints a table and writes its values with the facts of the host as JSON (default .cache/bench/SUITE.json).
 all is ${whole.map(({ name }) => name).join(", ")}. Of several suites, one that fails does not keep the next
 from running. compare sets two such files side by side; ranges that do not overlap are marked "apart". docs
-keeps such files in bench/results (what is there of all's, where none is named) and makes the tables of docs/performance.md and
-docs/SPECIFICATION.md from what is there.
+keeps such files in bench/results (what is there of all's, where none is named; those of bench:lab beside them) and makes the
+tables of docs/performance.md and docs/SPECIFICATION.md from what is there. It keeps none of a commit before that of the one
+in its place.
 
   --runs N     how often everything is measured (default ${DEFAULT_RUNS}, where a suite does not say otherwise)
   --max N      density: at most so many sandboxes; fs: files of the tree instead of 10,000

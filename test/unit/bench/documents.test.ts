@@ -1,8 +1,14 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { type Budget, budgets, budgetTable, budgetValue } from "../../../bench/budgets.ts";
-import { compact, documents, withBudgets, withFigures } from "../../../bench/documents.ts";
-import { makeReport } from "../../../bench/report.ts";
+import { compact, documents, keep, withBudgets, withFigures } from "../../../bench/documents.ts";
+import type { HostFacts } from "../../../bench/host-facts.ts";
+import { labelOf, makeReport, readReport, writeReport } from "../../../bench/report.ts";
+import { repositoryRoot } from "../../harness/paths.ts";
 
 const report = (value: number) =>
   makeReport("fs", { node: "v20", load: 0.1 }, [{ name: "write", unit: "MiB/s", values: [value] }]);
@@ -39,6 +45,87 @@ test("a kept result has every value to a thousandth, a line for each measure", (
     results: [{ name: "write", unit: "MiB/s", values: [1.235] }],
   });
   assert.equal(text.split("\n").filter((line) => line.includes('"name"')).length, 1);
+});
+
+test("every kept result is in its compact form, under its own name", () => {
+  const dir = join(repositoryRoot, "bench/results");
+  for (const name of readdirSync(dir)) {
+    const kept = readReport(join(dir, name));
+    assert.equal(readFileSync(join(dir, name), "utf8"), compact(kept), name);
+    assert.equal(name, `${labelOf(kept)}.json`);
+  }
+});
+
+interface Results {
+  /** The repository, and its two commits. */
+  readonly dir: string;
+  readonly first: string;
+  readonly second: string;
+  /** Writes a result to keep. @returns its path */
+  fresh(host: HostFacts, value: number, suite?: string): string;
+  /** The value of a kept result. */
+  kept(name: string): number | undefined;
+}
+
+function withResults(body: (results: Results) => void): void {
+  const dir = mkdtempSync(join(tmpdir(), "caisson-keep-"));
+  const git = (...args: string[]) => execFileSync("git", ["-C", dir, ...args], { encoding: "utf8" }).trim();
+  const commit = () => {
+    const who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgSign=false"];
+    git(...who, "commit", "--quiet", "--allow-empty", "--message", "x");
+    return git("rev-parse", "--short", "HEAD");
+  };
+  try {
+    git("init", "--quiet");
+    body({
+      dir,
+      first: commit(),
+      second: commit(),
+      fresh(host, value, suite = "fs") {
+        const file = join(dir, `fresh-${suite}.json`);
+        writeReport(file, { ...report(value), suite, host });
+        return file;
+      },
+      kept: (name) => readReport(join(dir, "bench/results", name)).results[0]?.values[0],
+    });
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+}
+
+test("keep() lets no result take the place of one of a later commit, and says what to do", () => {
+  withResults(({ dir, first, second, fresh, kept }) => {
+    keep([fresh({ commit: first }, 10)], dir);
+    keep([fresh({ commit: second }, 20)], dir);
+    assert.throws(
+      () => keep([fresh({ commit: first }, 30)], dir),
+      new RegExp(
+        `fresh-fs.json is of ${first}, .*results/fs.json of the later ${second}: measure again, .*remove`,
+      ),
+    );
+    assert.equal(kept("fs.json"), 20);
+    keep([fresh({ commit: second }, 40)], dir);
+    assert.equal(kept("fs.json"), 40, "the same commit");
+    keep([fresh({ commit: "unknown" }, 50)], dir);
+    assert.equal(kept("fs.json"), 50, "nothing is known of this commit");
+  });
+});
+
+test("keep() writes nothing when one of several results is refused", () => {
+  withResults(({ dir, first, second, fresh, kept }) => {
+    keep([fresh({ commit: second }, 20)], dir);
+    const files = [fresh({ commit: second }, 1, "stdio"), fresh({ commit: first }, 10)];
+    assert.throws(() => keep(files, dir), /fresh-fs.json is of/);
+    assert.throws(() => kept("stdio.json"), /ENOENT/);
+  });
+});
+
+test("keep() keeps a result of the lab beside that of the machine itself", () => {
+  withResults(({ dir, first, second, fresh, kept }) => {
+    keep([fresh({ commit: second }, 20)], dir);
+    keep([fresh({ commit: first, lab: "debian13" }, 10)], dir);
+    assert.deepEqual([kept("fs.json"), kept("fs-debian13.json")], [20, 10]);
+  });
 });
 
 test("withBudgets() wants its marks", () => {
