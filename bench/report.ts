@@ -29,7 +29,8 @@ const decimals: Readonly<Record<Measurement["unit"], number>> = {
 };
 
 export function makeReport(suite: string, host: HostFacts, measurements: readonly Measurement[]): Report {
-  return { suite, host, results: measurements.map((it) => ({ ...it, summary: summarize(it.values) })) };
+  const results = measurements.map((it) => ({ ...it, summary: summarize(it.values, it.unit) }));
+  return { suite, host, results };
 }
 
 export function writeReport(file: string, report: Report): void {
@@ -42,8 +43,7 @@ export function readReport(file: string): Report {
   const value = JSON.parse(readFileSync(file, "utf8")) as Partial<Report>;
   if (typeof value.suite !== "string" || !Array.isArray(value.results))
     throw new Error(`${file} is no result of a bench`);
-  const results = value.results.map((result) => ({ ...result, summary: summarize(result.values) }));
-  return { suite: value.suite, host: value.host ?? {}, results };
+  return makeReport(value.suite, value.host ?? {}, value.results);
 }
 
 const HEADER = ["measure", "median", "p99", "unit", "min", "max", "values"];
