@@ -51,10 +51,14 @@ const HEADER = ["measure", "median", "p99", "unit", "min", "max", "values"];
 /** A figure with as many decimals as its unit deserves. */
 export const shown = (value: number, unit: Measurement["unit"]): string => value.toFixed(decimals[unit]);
 
+/** The measure `name`, where the report has it. */
+export const resultOf = ({ results }: Report, name: string): Report["results"][number] | undefined =>
+  results.find((result) => result.name === name);
+
 /** The median of the measure `name`. @throws when the report has none. */
-export function medianOf({ suite, results }: Report, name: string): number {
-  const found = results.find((result) => result.name === name);
-  if (found === undefined) throw new Error(`the result of the suite ${suite} has no "${name}"`);
+export function medianOf(report: Report, name: string): number {
+  const found = resultOf(report, name);
+  if (found === undefined) throw new Error(`the result of the suite ${report.suite} has no "${name}"`);
   return found.summary.median;
 }
 

@@ -1,9 +1,12 @@
 /** What an idle container costs in memory, by component, fresh and after work; beside a bare guest and runc. */
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { built } from "../../test/harness/paths.ts";
+import { runOk } from "../../test/harness/run.ts";
 import { RUNC_RUNTIME, TestHost } from "../../test/harness/test-host.ts";
 import { runBareGuest } from "../bare-guest.ts";
 import { Collected } from "../collected.ts";
-import { guestMemory } from "../guest-memory.ts";
+import { agentRssMiB, guestMemory } from "../guest-memory.ts";
 import { isRuncSleeper, memoryOf, type Pss, pssMiB, sandboxMemory, sum } from "../processes.ts";
 import { kernelCommand, runningQemu } from "../running-qemu.ts";
 import type { Suite } from "../suite.ts";
@@ -27,6 +30,7 @@ export const memorySuite: Suite = {
       await sleep(IDLE_S * 1000);
       noteSandbox(collected, host, "idle");
       noteGuest(collected, "guest", (await host.exec(id, ["cat", "/proc/meminfo"])).stdout);
+      collected.add("guest: agent RSS", "MiB", await agentRss(host, id));
       for (let i = 0; i < EXECS; i++) await host.exec(id, ["true"]);
       await sleep(IDLE_S * 1000);
       noteSandbox(collected, host, `after ${EXECS} execs`);
@@ -57,6 +61,11 @@ function noteQemu(collected: Collected, name: string, when: string, pss: Pss): v
 
 function noteGuest(collected: Collected, who: string, meminfo: string): void {
   for (const [name, mib] of guestMemory(meminfo)) collected.add(`${who}: ${name}`, "MiB", mib);
+}
+
+async function agentRss(host: TestHost, id: string): Promise<number> {
+  const command = [join(built.bin, "shim"), "stats", "--once", "--json", id];
+  return agentRssMiB((await runOk(host.world.enter(command))).stdout);
 }
 
 /** The floor: the same QEMU and kernel, a busybox that sleeps. */

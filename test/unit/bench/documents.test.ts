@@ -8,6 +8,7 @@ import { type Budget, budgets, budgetTable, budgetValue } from "../../../bench/b
 import { compact, documents, keep, withBudgets, withFigures } from "../../../bench/documents.ts";
 import type { HostFacts } from "../../../bench/host-facts.ts";
 import { labelOf, makeReport, readReport, writeReport } from "../../../bench/report.ts";
+import type { Measurement } from "../../../bench/suite.ts";
 import { repositoryRoot } from "../../harness/paths.ts";
 
 const report = (value: number) =>
@@ -145,18 +146,33 @@ test("a budget is met up to its limit, in its unit, and a ratio divides the medi
 });
 
 test("the table says of each budget whether it is met, and of what was not measured that it was not", () => {
-  const rowWith = (values: readonly number[], start: string) => {
-    const report = makeReport("memory", {}, [{ name: "guest: used", unit: "MiB", values }]);
+  const rowWith = (results: readonly Measurement[], start: string) => {
+    const report = makeReport("memory", { commit: "abc1234" }, results);
     const rows = budgetTable(new Map([["memory", report]])).split("\n");
     assert.equal(rows.length, 2 + budgets.length);
     return rows.find((line) => line.startsWith(`| ${start}`)) ?? "";
   };
+  const used = (...values: number[]): Measurement[] => [{ name: "guest: used", unit: "MiB", values }];
   assert.match(
-    rowWith([19.96, 20, 30], "guest memory used"),
-    /\| 20 MiB \| .*guest: used \| 20\.0 MiB \| yes \|$/,
+    rowWith(used(19.96, 20, 30), "guest memory used"),
+    /\| 20 MiB \| .*guest: used \| 20\.0 MiB \| yes \| 3 \| abc1234 \|$/,
   );
-  assert.match(rowWith([20.04], "guest memory used"), /\| 20\.0 MiB \| no \|$/);
-  assert.match(rowWith([1], "initrd"), /\| not measured \| {2}\|$/);
+  assert.match(rowWith(used(20.04), "guest memory used"), /\| 20\.0 MiB \| no \| 1 \| abc1234 \|$/);
+  assert.match(rowWith(used(1), "initrd"), /\| not measured \|( {2}\|){3}$/, "no result of the suite");
+  assert.match(rowWith(used(1), "agent's resident"), /\| not measured \|( {2}\|){3}$/, "no such measure");
+});
+
+test("the table says of a ratio of how many runs both its measures are", () => {
+  const rowWith = (floors: readonly number[]) => {
+    const report = makeReport("boot", {}, [
+      { name: "QEMU start to agent hello", unit: "ms", values: [1, 1] },
+      { name: "floor (QEMU start to power-off by init)", unit: "ms", values: floors },
+    ]);
+    const rows = budgetTable(new Map([["boot", report]])).split("\n");
+    return rows.find((line) => line.startsWith("| QEMU start to hello, over the floor")) ?? "";
+  };
+  assert.match(rowWith([1, 1]), /\| yes \| 2 \|/);
+  assert.match(rowWith([1, 1, 1]), /\| yes \| 2, 3 \|/);
 });
 
 test("docs/performance.md and docs/SPECIFICATION.md say what the kept results say", () => {
