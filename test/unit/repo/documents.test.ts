@@ -50,6 +50,15 @@ test("the README names the stable commands, and CI runs its test command", () =>
   assert.match(read(".ci/run"), /^npm test$/m);
 });
 
+test("CONTRIBUTING.md names each npm script", () => {
+  const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
+  const text = read("CONTRIBUTING.md");
+  const missing = Object.keys(scripts).filter(
+    (name) => !new RegExp(`\`(npm (run )?)?${name}(\`| )`).test(text),
+  );
+  assert.deepEqual(missing, []);
+});
+
 test("links between documents lead to files that exist", () => {
   const wrong: string[] = [];
   for (const file of documents()) {
