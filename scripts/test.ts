@@ -1,13 +1,15 @@
 /**
  * Runs the test lanes: static, unit, integration, e2e and lab, and lab-e2e on request. Arguments select lanes, test files or
- * directories; none means all but the last. A file runs in a process of its own, bounded in time. Failures are shown in full at the end; the last line is
- * "N passed, N failed, N skipped" over everything that ran. A lane in which no test ran is a failure.
+ * directories; none means all but the last. A file runs in a process of its own, bounded in time. Failures are shown in
+ * full at the end; the last line is "N passed, N failed, N skipped" over all of them. A lane in which no test ran, be it
+ * that all were skipped, is a failure.
  */
 import { spawn } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { type JobResult, jobLine, laneLine, nothingRan, type TestRecord, tallyOf } from "./test-results.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -76,20 +78,6 @@ const staticChecks: ReadonlyArray<{ name: string; command: readonly string[] }> 
   { name: "lint and format", command: ["node_modules/.bin/biome", "check", "."] },
   { name: "generated code is that of proto/", command: [process.execPath, "scripts/check-generated.mjs"] },
 ];
-
-interface TestRecord {
-  readonly name: string;
-  readonly outcome: "passed" | "failed" | "skipped";
-  readonly durationMs: number;
-  readonly error?: string;
-}
-
-interface JobResult {
-  readonly title: string;
-  readonly tests: readonly TestRecord[];
-  readonly output: string;
-  readonly seconds: number;
-}
 
 interface Job {
   readonly title: string;
@@ -272,14 +260,6 @@ function prepare({ lane }: Selection): Promise<JobResult> | undefined {
   return commandJob(lane.preparation, { ...lane, limitS: lane.preparation.limitS }).run();
 }
 
-function printJob({ title, tests, seconds }: JobResult): void {
-  const failed = failuresOf(tests);
-  const state = failed > 0 ? `FAILED (${failed} of ${tests.length})` : `ok (${tests.length})`;
-  console.log(`  ${title}: ${state} ${seconds.toFixed(1)} s`);
-}
-
-const failuresOf = (tests: readonly TestRecord[]) => tests.filter((test) => test.outcome === "failed").length;
-
 /** Runs the jobs of a lane, at most `concurrency` at a time, and prints a line for each. None when it is not prepared. */
 async function runLane(
   { lane, jobs }: Selection,
@@ -289,15 +269,15 @@ async function runLane(
   const prepared = await preparation;
   if (prepared !== undefined) {
     results.push(prepared);
-    printJob(prepared);
-    if (failuresOf(prepared.tests) > 0) return results;
+    console.log(jobLine(prepared));
+    if (tallyOf([prepared]).failed > 0) return results;
   }
   const queue = [...jobs];
   const worker = async () => {
     for (let job = queue.shift(); job !== undefined; job = queue.shift()) {
       const result = await runJob(job, lane);
       results.push(result);
-      printJob(result);
+      console.log(jobLine(result));
     }
   };
   await Promise.all(Array.from({ length: lane.concurrency }, worker));
@@ -313,10 +293,9 @@ const flaky: JobResult[] = [];
  */
 async function runJob(job: Job, lane: Lane): Promise<JobResult> {
   const first = await job.run();
-  const failed = first.tests.some((test) => test.outcome === "failed");
-  if (!failed || process.env.CI !== "true" || lane.dir === undefined) return first;
+  if (tallyOf([first]).failed === 0 || process.env.CI !== "true" || lane.dir === undefined) return first;
   const second = await job.run();
-  if (second.tests.every((test) => test.outcome !== "failed")) flaky.push(first);
+  if (tallyOf([second]).failed === 0) flaky.push(first);
   return second;
 }
 
@@ -344,11 +323,9 @@ async function main(): Promise<number> {
     console.log(`${selection.lane.name}:`);
     const results = await runLane(selection, preparation);
     all.push(...results);
-    const count = results.flatMap((result) => result.tests).length;
-    if (count === 0) emptyLanes.push(selection.lane.name);
-    console.log(
-      `${selection.lane.name}: ${count} tests in ${((performance.now() - laneStarted) / 1000).toFixed(1)} s`,
-    );
+    const { name, preparation: prepares } = selection.lane;
+    if (nothingRan(results, prepares?.name)) emptyLanes.push(name);
+    console.log(laneLine(name, results, (performance.now() - laneStarted) / 1000));
   }
   if (flaky.length > 0) {
     console.log(
@@ -358,11 +335,10 @@ async function main(): Promise<number> {
   }
   printFailures(all);
   for (const lane of emptyLanes) console.log(`\nlane ${lane}: no test ran, which counts as a failure`);
-  const tests = all.flatMap((result) => result.tests);
-  const count = (outcome: TestRecord["outcome"]) => tests.filter((test) => test.outcome === outcome).length;
-  const failed = count("failed") + emptyLanes.length;
+  const tally = tallyOf(all);
+  const failed = tally.failed + emptyLanes.length;
   console.log(`\ntotal time ${((performance.now() - started) / 1000).toFixed(1)} s`);
-  console.log(`${count("passed")} passed, ${failed} failed, ${count("skipped")} skipped`);
+  console.log(`${tally.passed} passed, ${failed} failed, ${tally.skipped} skipped`);
   return failed === 0 ? 0 : 1;
 }
 

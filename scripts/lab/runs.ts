@@ -100,9 +100,9 @@ export function recordOf(output: string, started: Date, files: readonly string[]
   };
 }
 
-/** "  NAME: ok (N) S s" and "  NAME: FAILED (N of M) S s". */
+/** The lines that jobLine() of scripts/test-results.ts makes. */
 function jobsOf(output: string): JobRecord[] {
-  const line = /^ {2}(\S.*): (?:ok \((\d+)\)|FAILED \((\d+) of (\d+)\)) ([\d.]+) s$/gm;
+  const line = /^ {2}(\S.*): (?:ok \((\d+)\)|FAILED \((\d+) of (\d+)\)) ([\d.]+) s(?:, \d+ skipped)?$/gm;
   return [...output.matchAll(line)].map(([, name = "", ok, bad, all, seconds]) => {
     const failed = Number(bad ?? 0);
     return { name, passed: Number(ok ?? all) - failed, failed, seconds: Math.round(Number(seconds)) };

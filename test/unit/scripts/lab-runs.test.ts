@@ -8,7 +8,7 @@ const started = new Date();
 test("recordOf() reads the counts and the names of the failures", () => {
   const output = `lab:
   disk and saved host: ok (1) 0.6 s
-  test/lab/kvm.test.ts: FAILED (1 of 7) 9.8 s
+  test/lab/kvm.test.ts: FAILED (1 of 7) 9.8 s, 2 skipped
 ===== test/lab/kvm.test.ts
 --- packets go both ways
 AssertionError: no
@@ -16,12 +16,12 @@ AssertionError: no
 lab: resuming the saved host
 
 total time 12.0 s
-6 passed, 1 failed, 0 skipped
+7 passed, 1 failed, 2 skipped
 `;
   const record = recordOf(output, started, ["lab"]);
   assert.deepEqual(
     [record.passed, record.failed, record.skipped, record.failures],
-    [6, 1, 0, ["packets go both ways"]],
+    [7, 1, 2, ["packets go both ways"]],
   );
   assert.equal(record.started, started.toISOString());
   assert.deepEqual(record.jobs, [
