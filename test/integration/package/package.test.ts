@@ -19,19 +19,22 @@ const EPOCH = 1_700_000_000;
 let dir = "";
 before(async () => {
   dir = mkdtempSync(join(tmpdir(), "caisson-package-test-"));
-  for (const name of ["one", "two"]) {
-    const script = join(repositoryRoot, "scripts/package.ts");
-    await runOk([process.execPath, "--import", "tsx", script, "--output", join(dir, name)], {
-      cwd: repositoryRoot,
-      env: { ...process.env, SOURCE_DATE_EPOCH: String(EPOCH) },
-      timeoutMs: 120_000,
-    });
-  }
+  for (const name of ["one", "two"]) await build(name);
   await runOk(["dpkg-deb", "-R", join(dir, "one", DEB), join(dir, "deb")]);
   mkdirSync(join(dir, "tar"));
   await runOk(["tar", "-C", join(dir, "tar"), "-xf", join(dir, "one", TARBALL)]);
 });
 after(() => rmSync(dir, { recursive: true, force: true }));
+
+/** Builds into the directory `name` of ours. */
+async function build(name: string, ...options: string[]): Promise<void> {
+  const script = join(repositoryRoot, "scripts/package.ts");
+  await runOk([process.execPath, "--import", "tsx", script, "--output", join(dir, name), ...options], {
+    cwd: repositoryRoot,
+    env: { ...process.env, SOURCE_DATE_EPOCH: String(EPOCH) },
+    timeoutMs: 120_000,
+  });
+}
 
 /** Paths of all files and links below `tree`, sorted. */
 function filesBelow(tree: string): string[] {
@@ -148,11 +151,17 @@ test("the maintainer script takes the interpreter from a program that names one"
   assert.equal(line, "#!/usr/bin/node");
 });
 
-test("lintian has nothing to say", async () => {
-  const command = ["lintian", "--fail-on", "error,warning", join(dir, "one", DEB)];
-  const result = await run(command, { timeoutMs: 120_000 });
+async function lintian(file: string): Promise<void> {
+  const result = await run(["lintian", "--fail-on", "error,warning", file], { timeoutMs: 120_000 });
   assert.equal(result.code, 0, describeResult(result));
   assert.equal(result.stdout, "");
+}
+
+test("lintian has nothing to say", () => lintian(join(dir, "one", DEB)));
+
+test("lintian has nothing to say about the package with its own Node", async () => {
+  await build("with-node", "--with-node");
+  await lintian(join(dir, "with-node", DEB.replace("_", "-with-node_")));
 });
 
 test("the man pages render without a warning", async () => {
