@@ -4,10 +4,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync 
 import { join } from "node:path";
 import { packageCache, placesOf, repositoryRoot } from "./places.ts";
 import { commandStep, say } from "./steps.ts";
-import { installedPackages, recipeKey, type Variant } from "./variant.ts";
-
-/** Room for images, logs and a second kernel; what is not written takes no space. */
-const DISK_BYTES = 8 * 2 ** 30;
+import { recipeKey, recipeOf, type Variant } from "./variant.ts";
 
 const debianScript = join(repositoryRoot, "scripts/lab/debian.sh");
 
@@ -36,16 +33,8 @@ export async function buildDisk(variant: Variant): Promise<void> {
   execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", places.sshKey]);
   say(`${variant.name}: downloads some 250 MB of Debian ${variant.suite} from this system's own mirror`);
   const namespace = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"];
-  const make = [
-    "bash",
-    join(repositoryRoot, "scripts/lab/make-disk.sh"),
-    places.dir,
-    variant.suite,
-    mirror,
-    packageCache,
-  ];
-  const content = [String(DISK_BYTES / 1024), variant.kernel, ...installedPackages(variant)];
-  await commandStep(`disk of ${variant.name}`, [...namespace, ...make, ...content]);
+  const make = ["bash", join(repositoryRoot, "scripts/lab/make-disk.sh"), places.dir, mirror, packageCache];
+  await commandStep(`disk of ${variant.name}`, [...namespace, ...make, ...recipeOf(variant)]);
   renameSync(`${places.disk}.new`, places.disk);
   writeFileSync(places.key, key);
 }

@@ -6,6 +6,12 @@ import { UsageError } from "../command-line.ts";
 import { dependencyNames } from "../package/debian.ts";
 import { repositoryRoot } from "./places.ts";
 
+/** The host's CAISSON_TIMEOUT_SCALE (src/base/timeouts.ts): its processor is emulated. */
+export const TIMEOUT_SCALE = 10;
+
+/** Room for images, logs and a second kernel; what is not written takes no space. */
+const DISK_BYTES = 8 * 2 ** 30;
+
 export interface Variant {
   readonly name: string;
   readonly suite: "bookworm" | "trixie";
@@ -56,13 +62,19 @@ export function variantOf(name: string): Variant {
   );
 }
 
-export function installedPackages(variant: Variant): string[] {
+function installedPackages(variant: Variant): string[] {
   return [...new Set([...MACHINE, variant.kernel, ...variant.packages])].sort();
+}
+
+/** What make-disk.sh is told about the host: SUITE DISK_KB TIMEOUT_SCALE KERNEL PACKAGE... */
+export function recipeOf(variant: Variant): string[] {
+  const { suite, kernel } = variant;
+  return [suite, String(DISK_BYTES / 1024), String(TIMEOUT_SCALE), kernel, ...installedPackages(variant)];
 }
 
 /** Changes whenever a built disk is no longer what would be built. */
 export function recipeKey(variant: Variant): string {
-  const hash = createHash("sha256").update(JSON.stringify([variant, installedPackages(variant)]));
+  const hash = createHash("sha256").update(JSON.stringify(recipeOf(variant)));
   const dir = join(repositoryRoot, "scripts/lab/host");
   const files = readdirSync(dir, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
   for (const path of files.map((entry) => join(entry.parentPath ?? entry.path, entry.name)).sort()) {
