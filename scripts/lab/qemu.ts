@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ownQemu, type Places, repositoryRoot } from "./places.ts";
-import { commandStep } from "./steps.ts";
+import { commandStep, say } from "./steps.ts";
 
 export interface Qemu {
   /** Programs and their first arguments. */
@@ -54,6 +54,7 @@ export async function provideQemu(): Promise<Qemu> {
     file: inTree("bin/qemu-system-x86_64"),
   };
   if (!isNewEnough(own.system)) {
+    say(`downloads some 40 MB of QEMU of Debian ${SUITE} from this system's own mirror`);
     const script = join(repositoryRoot, "scripts/lab/debian.sh");
     await commandStep(`QEMU of ${SUITE}`, ["bash", script, "tree", ownQemu, SUITE, ...PACKAGES]);
   }
