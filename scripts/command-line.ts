@@ -1,7 +1,8 @@
 /** What the commands of this repository have in common: numbers among their options, and how they fail. */
 
-/** A command line that cannot be followed. */
-export class UsageError extends Error {}
+import { UsageError } from "../src/cli/usage-error.ts";
+
+export { UsageError };
 
 /** The value of an option that takes a number. @throws UsageError */
 export function wholeNumber(option: string, text: string): number {

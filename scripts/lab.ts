@@ -86,7 +86,7 @@ async function main(): Promise<number> {
     throw new Error("the lab needs root: debootstrap, mounts, and the key of its hosts");
   const variant = variantOf(values.host).name;
   if (!/^[a-z0-9-]+$/.test(values.name))
-    throw new UsageError(`--name ${values.name}: lower-case letters and digits`);
+    throw new UsageError(`--name ${values.name}: lower-case letters, digits and hyphens`);
   const dir = runDir(variant, values.name);
   const running = () => LabMachine.find(variant, dir);
   const required = () => {

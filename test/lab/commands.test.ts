@@ -187,8 +187,9 @@ test("what is wrong with a command line is said, and nothing is started", async 
     [["put", "file"], /write: lab put FILE\.\.\. DIR/],
     [["get", "file"], /write: lab get FILE DIR/],
     [["test", "--runs", "0"], /--runs takes a whole number from 1 on/],
+    [["runs"], /write: lab runs FILE/],
     [["--host", "debian7", "up"], /there is no lab "debian7"; there are debian13, debian12/],
-    [["--name", "A/B", "up"], /--name A\/B/],
+    [["--name", "A/B", "up"], /--name A\/B: lower-case letters, digits and hyphens/],
     [["--what"], /Unknown option '--what'/],
     [["reboot"], /there is no command "reboot"/],
   ];
@@ -197,6 +198,7 @@ test("what is wrong with a command line is said, and nothing is started", async 
     assert.equal(result.code, 2, describeResult(result));
     assert.match(result.stderr, message);
   }
+  assert.equal((await lab([])).code, 2);
   const help = await lab(["--help"]);
   assert.equal(help.code, 0);
   for (const verb of ["build", "snapshot", "up", "restore", "sh", "put", "get", "down", "test", "runs"]) {
