@@ -1,7 +1,8 @@
 /** Facts about the guest, read from /proc and /sys. */
 import * as sys from "sys";
+import { countOf } from "../../src/base/cpu-list.ts";
 import { readText } from "./files.ts";
-import { busyTicks, countCpus, meminfoBytes, threadCount } from "./proc-text.ts";
+import { busyTicks, meminfoBytes, threadCount } from "./proc-text.ts";
 
 const PAGE_BYTES = 4096n;
 /** USER_HZ is 100 (include/uapi/asm-generic/param.h). */
@@ -13,7 +14,7 @@ export function memoryBytes(): { total: bigint; available: bigint } {
 }
 
 export function onlineCpus(): number {
-  return countCpus(readText("/sys/devices/system/cpu/online") ?? "0");
+  return countOf(readText("/sys/devices/system/cpu/online") ?? "0");
 }
 
 /** Resident set of this process in bytes (proc_pid_statm(5), second field, pages). */

@@ -9,16 +9,6 @@ export function meminfoBytes(text: string, key: string): bigint {
   return BigInt(number ?? 0) * 1024n;
 }
 
-/** The number of CPUs in a list such as "0-3,5" (Documentation/admin-guide/cputopology.rst); other words count none. */
-export function countCpus(list: string): number {
-  let count = 0;
-  for (const part of list.trim().split(",")) {
-    const [, first, last] = /^(\d{1,9})(?:-(\d{1,9}))?$/.exec(part) ?? [];
-    if (first !== undefined) count += Math.max(0, Number(last ?? first) - Number(first) + 1);
-  }
-  return count;
-}
-
 /** Ticks that all processors were busy: the first line of /proc/stat less idle and iowait (proc_stat(5)); and in the kernel. */
 export function busyTicks(stat: string): { readonly all: bigint; readonly kernel: bigint } {
   const [user = 0n, nice = 0n, system = 0n, , , irq = 0n, softirq = 0n, steal = 0n] = (

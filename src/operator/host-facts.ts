@@ -1,8 +1,8 @@
 /** The host: kernel, distribution, processor, memory, devices. */
 import fs from "node:fs";
 import os from "node:os";
-import { hostCpuCount } from "../base/cpu-list.ts";
 import { errnoOf } from "../base/errors.ts";
+import { hostCpuCount } from "../base/host-cpu-count.ts";
 
 export interface HostFacts {
   readonly kernel: string;

@@ -1,6 +1,6 @@
 /** The sizes that a configuration allows for machines of this host. */
 import os from "node:os";
-import { hostCpuCount } from "../base/cpu-list.ts";
+import { hostCpuCount } from "../base/host-cpu-count.ts";
 import type { Config } from "../config/index.ts";
 import type { SizeLimits } from "./sizing.ts";
 

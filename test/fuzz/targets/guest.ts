@@ -16,8 +16,9 @@ import { planResources } from "../../../guest-agent/src/container/resource-plan.
 import { planSeccomp } from "../../../guest-agent/src/container/seccomp-plan.ts";
 import { sysctlPath } from "../../../guest-agent/src/container/sysctl-path.ts";
 import { missingInterfaces, planNetwork } from "../../../guest-agent/src/net/plan.ts";
-import { countCpus, meminfoBytes } from "../../../guest-agent/src/proc-text.ts";
+import { meminfoBytes } from "../../../guest-agent/src/proc-text.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
+import { countOf, unionOf } from "../../../src/base/cpu-list.ts";
 import * as generated from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import type { Link } from "../../../src/netlink/link.ts";
 import { decodeMessages, encodeMessage } from "../../../src/netlink/message.ts";
@@ -150,9 +151,11 @@ const guestText: Target = {
       case "i":
         return `i ${meminfoBytes(text, "MemTotal") > 0n}`;
       case "p": {
-        const count = countCpus(text);
-        must(Number.isSafeInteger(count) && count >= 0, `${count} cpus`);
-        return `p ${count > 0}`;
+        const count = countOf(text);
+        must(Number.isInteger(count) && count >= 0 && count <= 8192, `${count} cpus`);
+        const union = unionOf([text]);
+        must(countOf(union) === count && unionOf([union]) === union, `${union} is not ${count} cpus`);
+        return `p ${Math.min(count, 9)} ${Math.min(union.split(",").length, 9)}`;
       }
       default:
         return shapeOf(topMountPoints(text, "/oldroot"));

@@ -1,12 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  busyTicks,
-  countCpus,
-  freeBytesBelow,
-  meminfoBytes,
-  threadCount,
-} from "../../../guest-agent/src/proc-text.ts";
+import { busyTicks, freeBytesBelow, meminfoBytes, threadCount } from "../../../guest-agent/src/proc-text.ts";
 import { parseUevent } from "../../../guest-agent/src/uevent.ts";
 
 const meminfo =
@@ -19,17 +13,6 @@ test("meminfoBytes() reads the line with exactly that key", () => {
   assert.equal(meminfoBytes(meminfo, "Total"), 0n);
   assert.equal(meminfoBytes("", "MemTotal"), 0n);
 });
-
-for (const [list, count] of [
-  ["0\n", 1],
-  ["0-3\n", 4],
-  ["0-3,5,8-9\n", 7],
-  ["\n", 0],
-] as const) {
-  test(`countCpus() counts ${count} in ${JSON.stringify(list)}`, () => {
-    assert.equal(countCpus(list), count);
-  });
-}
 
 test("parseUevent() reads the kernel's fields", () => {
   const text =
