@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { hostCpuCount } from "../../src/base/host-cpu-count.ts";
 import { CriHost, type CriHostInit, type Handler } from "./cri-host.ts";
 import type { Pod, PodInit } from "./cri-pod.ts";
 
@@ -25,8 +26,12 @@ export interface CriSuite {
     scenario: (handler: Handler) => Promise<T>,
     check: ((outcome: T) => void) | Difference<T>,
   ): void;
-  /** A test of our runtime alone. @param why there is nothing to compare it with. */
-  ownTest(name: string, why: string, body: () => Promise<void>): void;
+  /**
+   * A test of our runtime alone.
+   * @param why there is nothing to compare it with.
+   * @param leastCpus the host has to have them: with fewer the test is skipped.
+   */
+  ownTest(name: string, why: string, body: () => Promise<void>, leastCpus?: number): void;
 }
 
 const DEFAULT_POD: PodInit = {};
@@ -77,8 +82,9 @@ export function withCriHost(init: CriHostInit = {}): CriSuite {
         }),
       );
     },
-    ownTest(name, _why, body) {
-      void test(name, () => explained(body));
+    ownTest(name, _why, body, leastCpus = 1) {
+      const skip = hostCpuCount() < leastCpus && `the host has fewer than ${leastCpus} cpus`;
+      void test(name, { skip }, () => explained(body));
     },
   };
   return suite;

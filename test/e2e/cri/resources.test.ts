@@ -147,6 +147,7 @@ ownTest(
     assert.deepEqual(new Set(threads()), before);
     await host().release(pod);
   },
+  2,
 );
 
 /** The working set of an idle container by the metrics message that containerd got: usage less the idle page cache. */
