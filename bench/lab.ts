@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { failure, UsageError, wholeNumber } from "../scripts/command-line.ts";
 import { programOf, SUITE_ROOT, writeSuite } from "../scripts/lab/suite.ts";
-import { variantOf } from "../scripts/lab/variant.ts";
+import { TIMEOUT_SCALE, variantOf } from "../scripts/lab/variant.ts";
 import { LabHost, labNode, labVariant } from "../test/harness/lab.ts";
 import { repositoryRoot } from "../test/harness/paths.ts";
 import { describeResult, runOk } from "../test/harness/run.ts";
@@ -38,8 +38,6 @@ const PROGRAM = "bench/in-lab.ts";
 const PROGRAMS_AS_THEY_ARE = ["bench/suites/net-probe.mjs", "scripts/code-cache.mjs"];
 /** An emulated host takes its time. */
 const SUITE_LIMIT_MS = 3_600_000;
-/** Of the lab's service for containerd: docs/lab.md, "Deadlines". */
-const TIMEOUT_SCALE = 10;
 
 async function putBench(host: LabHost): Promise<void> {
   const tree = join(host.scratch, "bench");

@@ -70,12 +70,17 @@ export class TestHost implements AsyncDisposable {
   ): Promise<TestHost> {
     assertSetUp();
     const world = await createWorld();
-    const configFile = join(world.dir, "configuration.toml");
-    writeShimConfig(configFile, config);
-    const env = { ...(await environment(world)), CAISSON_CONF_FILE: configFile };
-    const containerd = await startContainerd({ world, version, env, ...more });
-    await importBusybox(containerd);
-    return new TestHost(world, containerd, configFile, config);
+    try {
+      const configFile = join(world.dir, "configuration.toml");
+      writeShimConfig(configFile, config);
+      const env = { ...(await environment(world)), CAISSON_CONF_FILE: configFile };
+      const containerd = await startContainerd({ world, version, env, ...more });
+      await importBusybox(containerd);
+      return new TestHost(world, containerd, configFile, config);
+    } catch (error) {
+      await world[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
   /** Replaces the shim's configuration for the sandboxes that start from now on. */
