@@ -2,5 +2,6 @@
 import { directoryInLab } from "../harness/lab-suites.ts";
 
 directoryInLab("guest", {
+  "memory.test.ts": "has a budget that the guest of Debian 13 exceeds (docs/SPECIFICATION.md)",
   "host-cgroup2.test.ts": "makes a guest stand for a host, which the lab is",
 });

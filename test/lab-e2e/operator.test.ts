@@ -2,5 +2,6 @@
 import { directoryInLab } from "../harness/lab-suites.ts";
 
 directoryInLab("operator", {
+  "monitor.test.ts": "wants a browser, which the host does not have",
   "tracing.test.ts": "is of a containerd that the host does not have",
 });

@@ -13,6 +13,8 @@ const CONNECTIONS = 1100;
 const CONSOLE_PORT = 1026;
 
 ledgeredTest("a guest that has had more than a thousand connections takes one more", async (host) => {
+  // Not the kernel's vsock.
+  host.configure({ "hypervisor.qemu.vsock_backend": "vhost-user" });
   const id = await host.runDetached(["sleep", "1000"]);
   const run = host.world.outside("/run/caisson");
   const [sandbox = ""] = readdirSync(run).filter((name) => name.startsWith(`${id}-`));

@@ -59,7 +59,8 @@ ownTest("env has the sections and names that people know, as TOML and as JSON", 
   assert.match(String(Kernel.Release), /^\d+\.\d+/);
   assert.equal(Initrd.Path, built.initrd);
   assert.match(String(Initrd.SHA256), /^[0-9a-f]{64}$/);
-  assert.ok(Initrd.Modules.includes("virtiofs"));
+  // A module of each kernel here; others have some of what is needed built in.
+  assert.ok(Initrd.Modules.includes("overlay"), text);
   assert.ok(Host.CPU.CPUs >= 1 && Host.Memory.Total > 1000);
   const json = JSON.parse(await shimOk(["env", "--json"])) as Environment;
   for (const section of sections.filter((one) => one !== "Host"))

@@ -25,7 +25,7 @@ function pidOf(...args: readonly string[]): number {
   const line = ["shim", ...args].join(" ");
   const found = host()
     .world.processes()
-    .find(({ commandLine }) => commandLine.startsWith("node ") && commandLine.includes(line));
+    .find(({ commandLine }) => /^\S*\bnode /.test(commandLine) && commandLine.includes(line));
   if (found === undefined) throw new Error(`no process with ${line}`);
   return found.pid;
 }
