@@ -1,5 +1,7 @@
-/** Files on a directory of the host: in a container of ours, in a bare guest over the same virtiofsd, and in one of runc's. */
-
+/**
+ * Files on a directory of the host: in a container of ours, in a bare guest over the same virtiofsd, without and with a
+ * container's cgroup, and in a container of runc's.
+ */
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { silentLog } from "../../src/base/log.ts";
@@ -19,13 +21,20 @@ const TAG = "bench";
 const TREE_FILES = 10_000;
 /** The probe itself gives up each of its three phases on the tree after a minute. */
 const LIMIT_MS = 300_000;
+/** As a container is: the kernel accounts for its memory and its time (admin-guide/cgroup-v2.rst). */
+const INTO_CGROUP = [
+  "mkdir /cgroup && mount -t cgroup2 none /cgroup && cd /cgroup",
+  "echo +memory +cpu +pids > cgroup.subtree_control && mkdir pod",
+  "echo +memory +cpu +pids > pod/cgroup.subtree_control && mkdir pod/container",
+  "echo 0 > pod/container/cgroup.procs",
+].join(" && ");
 const UNITS: readonly Measurement["unit"][] = ["MiB/s", "us", "1/s", "count"];
 
 export const fsSuite: Suite = {
   name: "fs",
   summary:
-    "sequential and random IO, metadata, a tree of 10,000 files on a volume; beside a bare guest and runc",
-  defaultRuns: 2,
+    "sequential and random IO, metadata, a tree of 10,000 files on a volume; beside a bare guest, also in a cgroup, and runc",
+  defaultRuns: 3,
   async run({ runs, max = TREE_FILES, progress }) {
     await using host = await TestHost.start();
     const { dir } = host.world;
@@ -37,6 +46,7 @@ export const fsSuite: Suite = {
       const subjects = [
         ["caisson", () => inContainer(host, CAISSON_RUNTIME, probe, volume, max)],
         ["bare guest", () => inBareGuest(host, sandbox, probe, volume, max)],
+        ["bare guest, in a cgroup", () => inBareGuest(host, sandbox, probe, volume, max, INTO_CGROUP)],
         ["runc", () => inContainer(host, RUNC_RUNTIME, probe, volume, max)],
       ] as const;
       // The host's disk may still be writing what the one before wrote: it is not always the same one before.
@@ -87,6 +97,7 @@ async function inBareGuest(
   probe: string,
   volume: string,
   files: number,
+  before = "true",
 ): Promise<string> {
   const { virtioFsCache, virtioFsExtraArgs, virtioFsQueueSize } = (
     await loadConfig({ path: host.configFile })
@@ -110,7 +121,7 @@ async function inBareGuest(
       ],
       modules: ["virtiofs"],
       programs: { "fs-probe": probe },
-      script: `mount -t virtiofs ${TAG} /mnt && fs-probe /mnt ${files}`,
+      script: `mount -t virtiofs ${TAG} /mnt && ${before} && fs-probe /mnt ${files}`,
       timeoutMs: LIMIT_MS,
     });
   } finally {
