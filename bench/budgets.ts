@@ -136,7 +136,8 @@ export function budgetTable(reports: ReadonlyMap<string, Report>): string {
     const runs = measures.map((name) => report && resultOf(report, name)?.summary.runs);
     if (report === undefined || runs.includes(undefined)) return [...row, "not measured", "", "", ""];
     const value = budgetValue(budget, report);
-    const shown = `${value.toFixed(DECIMALS[unit])} ${unit}`;
+    const decimals = unit === "ms" && value < 1 ? 1 : DECIMALS[unit];
+    const shown = `${value.toFixed(decimals)} ${unit}`;
     const met = value <= limit ? "yes" : "no";
     return [...row, shown, met, [...new Set(runs)].join(", "), String(report.host.commit ?? "")];
   });
