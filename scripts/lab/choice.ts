@@ -1,6 +1,7 @@
 /** Which tests `lab test` runs. */
 import { statSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
+import { UsageError } from "../command-line.ts";
 import { repositoryRoot } from "./places.ts";
 
 /** The suites of test/e2e as tests of the lab: one file for each directory of theirs. */
@@ -23,7 +24,7 @@ export interface Choice {
  * @throws where one is neither
  */
 export function choiceOf(named: readonly string[], everything: boolean): Choice {
-  if (everything && named.length > 0) throw new Error("write: lab test --all, or lab test FILE...");
+  if (everything && named.length > 0) throw new UsageError("write: lab test --all, or lab test FILE...");
   if (everything) return { arguments: ["lab", "lab-e2e"] };
   if (named.length === 0) return { arguments: ["lab"] };
   const paths = named.map(existing);
@@ -37,7 +38,7 @@ function existing(name: string): string {
   const path = relative(repositoryRoot, resolve(name));
   const known = [ALWAYS, IN_LAB, SUITES].some((dir) => isWithin(path, dir));
   if (known && statSync(join(repositoryRoot, path), { throwIfNoEntry: false }) !== undefined) return path;
-  throw new Error(`${name}: lab test takes files and directories of ${ALWAYS} and ${SUITES}`);
+  throw new UsageError(`${name}: lab test takes files and directories of ${ALWAYS} and ${SUITES}`);
 }
 
 const isWithin = (path: string, dir: string) => path === dir || path.startsWith(`${dir}/`);
@@ -48,6 +49,6 @@ function runnerOf(path: string): string {
   const [suite] = path.slice(SUITES.length + 1).split("/");
   const runner = `${IN_LAB}/${suite}.test.ts`;
   if (statSync(join(repositoryRoot, runner), { throwIfNoEntry: false }) === undefined)
-    throw new Error(`${path}: the tests of ${SUITES}/${suite} do not run in the lab`);
+    throw new UsageError(`${path}: the tests of ${SUITES}/${suite} do not run in the lab`);
   return runner;
 }
