@@ -318,7 +318,7 @@ ownTest(
 );
 
 ownTest("a stopped sandbox and one without a shim are told apart, each with what to do", OURS, async () => {
-  const { first, second } = await pods();
+  const { first, second, container } = await pods();
   await host().release(second);
   const stopped = await shim(["exec", second.id, "--", "true"]);
   assert.equal(stopped.code, 125, describeResult(stopped));
@@ -362,6 +362,8 @@ ownTest("a stopped sandbox and one without a shim are told apart, each with what
   assert.equal(await shimOk(["list", "--quiet"]), "");
   assert.equal(await shimOk(["gc"]), "");
   host().containerd.resume();
+  // containerd hears of the shim's end by itself, in its time.
+  await container.exited();
 });
 
 assertNothingLeftAtTheEnd(suite);
