@@ -52,8 +52,7 @@ netTest(
         await sleep(100);
       }
       await use(bridge);
-      // Until its address is checked for duplicates the node sends from another one.
-      await net.node("sh", "-c", 'until [ -z "$(ip -6 addr show dev br90 tentative)" ]; do sleep 0.1; done');
+      await net.settled();
       const passwd = await server.sh("cat /etc/passwd");
       assert.equal(await net.get("10.90.0.2", 80, "/passwd"), passwd);
       assert.equal(await net.get("fd00:90::2", 80, "/passwd"), passwd);

@@ -61,7 +61,13 @@ export class NetHost {
     });
     const guest = this.guest(id);
     await guest.sh("until [ -e /tmp/ready ]; do sleep 0.1; done");
+    await this.settled();
     return guest;
+  }
+
+  /** Until the node's IPv6 addresses are checked for duplicates: it sends from others as long, which lead nowhere. */
+  async settled(): Promise<void> {
+    await this.node("sh", "-c", 'until [ -z "$(ip -6 addr show tentative)" ]; do sleep 0.1; done');
   }
 
   guest(id: string): Guest {
