@@ -56,7 +56,7 @@ async function measure(
   host: LabHost,
   suite: string,
   bounds: readonly string[],
-  dir: string,
+  { dir, commit }: { readonly dir: string; readonly commit: string },
 ): Promise<Report> {
   const argv = [programOf(PROGRAM), suite, `/root/${suite}.json`, ...bounds];
   const script = `export CAISSON_TIMEOUT_SCALE=${TIMEOUT_SCALE}; exec ${labNode} ${argv.join(" ")}`;
@@ -65,7 +65,6 @@ async function measure(
   const file = join(dir, `${suite}.json`);
   await host.get(`/root/${suite}.json`, file);
   const report = readReport(file);
-  const commit = (await runOk(["git", "rev-parse", "--short", "HEAD"])).stdout.trim();
   const complete = { ...report, host: { ...report.host, commit, lab: labVariant } };
   writeReport(file, complete);
   return complete;
@@ -91,13 +90,15 @@ async function main(): Promise<void> {
   variantOf(labVariant);
   const dir = join(repositoryRoot, RESULTS);
   mkdirSync(dir, { recursive: true });
+  // Of what is packaged now, whatever is committed while it is measured.
+  const commit = (await runOk(["git", "rev-parse", "--short", "HEAD"])).stdout.trim();
   await using host = await LabHost.start();
   process.stderr.write("bench: our package and the bench into the host\n");
   await host.install(await host.putPackage());
   await putBench(host);
   await forEachSuite(chosen, async ({ name }) => {
     process.stderr.write(`bench: ${name} in the host\n`);
-    const report = await measure(host, name, [runs, ...max].map(String), dir);
+    const report = await measure(host, name, [runs, ...max].map(String), { dir, commit });
     console.log(`${factLines(report.host).join("\n")}\n\n${textTable(report)}\n`);
   });
 }
