@@ -122,8 +122,12 @@ test("a kill after the exit is NotFound", async () => {
 
 test("kill all reaches every process", async () => {
   // The first process stays a little: its end kills the others, which would then not end by the signal.
-  const id = await world().create(["sh", "-c", "trap 'sleep 0.3; exit 4' TERM; sleep 1000 & wait"]);
+  const script = "trap 'sleep 0.3; exit 4' TERM; touch /tmp/trapped; sleep 1000 & wait";
+  const id = await world().create(["sh", "-c", script]);
   await world().start(id);
+  // The first process of a pid namespace is not hurt by signals that it does not handle.
+  const trapped = await world().exec(id, ["sh", "-c", "until [ -e /tmp/trapped ]; do sleep 0.02; done"]);
+  assert.equal(await world().exit(id, trapped), 0);
   const execId = await world().exec(id, ["sleep", "1000"]);
   await world().kill(id, 15, "", true);
   assert.equal(await world().exit(id, execId), 143);
