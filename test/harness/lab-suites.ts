@@ -9,6 +9,7 @@ import { after, before, test } from "node:test";
 import { SUITES_VARIABLE } from "../../scripts/lab/choice.ts";
 import { shellQuote } from "../../scripts/lab/ssh.ts";
 import { programOf, SUITE_ROOT, writeSuite } from "../../scripts/lab/suite.ts";
+import type { TestRecord } from "../../scripts/test-results.ts";
 import { LabHost, labNode } from "./lab.ts";
 import { repositoryRoot } from "./paths.ts";
 import { describeResult } from "./run.ts";
@@ -27,13 +28,6 @@ const CONFIG: ConfigOverrides = {
 
 /** Names of tests by file (relative to the repository), or "all" of its tests. */
 export type Wanted = Readonly<Record<string, readonly string[] | "all">>;
-
-interface TestRecord {
-  readonly name: string;
-  readonly outcome: "passed" | "failed" | "skipped";
-  readonly durationMs: number;
-  readonly error?: string;
-}
 
 /**
  * Every test of the files in test/e2e/`name`, or of those that the environment names, but those of `except`, which are named with what keeps them from running
