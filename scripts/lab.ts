@@ -135,13 +135,17 @@ async function main(): Promise<number> {
     case "down":
       await running()?.stop();
       return 0;
-    case "test":
+    case "test": {
+      const choice = choiceOf(args, values.all);
+      const count = wholeNumber("runs", values.runs);
+      await prepare(variant);
       return await testRuns({
         variant,
-        choice: choiceOf(args, values.all),
-        count: wholeNumber("runs", values.runs),
+        choice,
+        count,
         ...(values.json === undefined ? {} : { report: values.json }),
       });
+    }
     case "runs": {
       const [file] = args;
       if (file === undefined) throw new UsageError("write: lab runs FILE");

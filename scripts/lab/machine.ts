@@ -87,7 +87,7 @@ export class LabMachine {
         }
         return machine;
       },
-      () => note,
+      { note: () => note },
     );
   }
 

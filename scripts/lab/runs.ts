@@ -9,6 +9,9 @@ import { type Choice, SUITES_VARIABLE } from "./choice.ts";
 import { logs, repositoryRoot } from "./places.ts";
 import { say } from "./steps.ts";
 
+/** In front of a command: it is told to end when we are gone, and ends what it has started (prctl(2), PR_SET_PDEATHSIG). */
+const TOLD_WITH_US = ["/usr/bin/setpriv", "--pdeathsig", "TERM"] as const;
+
 export interface RunRecord {
   /** ISO 8601. */
   readonly started: string;
@@ -65,7 +68,8 @@ export async function testRuns({ variant, choice, count, report }: RunsInit): Pr
 async function testRun(variant: string, choice: Choice, log: string) {
   const started = new Date();
   const script = join(repositoryRoot, "scripts/test.ts");
-  const child = spawn(process.execPath, ["--import", "tsx", script, ...choice.arguments], {
+  const [file, ...args] = [...TOLD_WITH_US, process.execPath, "--import", "tsx", script, ...choice.arguments];
+  const child = spawn(file, args, {
     stdio: ["inherit", "pipe", "inherit"],
     env: {
       ...process.env,

@@ -19,15 +19,26 @@ export function say(text: string): void {
 
 const secondsSince = (started: number) => ((performance.now() - started) / 1000).toFixed(1);
 
-/** Runs `work` as a step. `work` may give a note to be shown with the time. */
+export interface StepTexts<T> {
+  /** What is to be shown with the time when it is done. */
+  readonly note?: (result: T) => string;
+  /** What is to be shown with a sign of life. */
+  readonly now?: () => string;
+}
+
+/** Runs `work` as a step. */
 export async function step<T>(
   title: string,
   work: () => Promise<T>,
-  note: (result: T) => string = () => "",
+  { note = () => "", now = () => "" }: StepTexts<T> = {},
 ): Promise<T> {
   const started = performance.now();
   say(`${title} ...`);
-  const result = await work();
+  const sign = setInterval(() => {
+    const text = now();
+    say(`${title}: ${secondsSince(started)} s${text === "" ? "" : `: ${text}`}`);
+  }, SIGN_OF_LIFE_MS);
+  const result = await work().finally(() => clearInterval(sign));
   const text = note(result);
   say(`${title}: done in ${secondsSince(started)} s${text === "" ? "" : ` (${text})`}`);
   return result;
@@ -46,8 +57,15 @@ export async function commandStep(
 ): Promise<void> {
   mkdirSync(logs, { recursive: true });
   const log = join(logs, `${title.replaceAll(/[^a-z0-9]+/gi, "-")}.log`);
-  await step(title, () => loggedCommand(title, argv, log, options));
+  const now = () => lastLines(log, 1)[0]?.slice(0, 90) ?? "";
+  await step(title, () => loggedCommand(title, argv, log, options), { now });
 }
+
+const lastLines = (log: string, count: number): string[] =>
+  readFileSync(log, "utf8")
+    .trimEnd()
+    .split(/[\n\r]/)
+    .slice(-count);
 
 function loggedCommand(
   title: string,
@@ -56,7 +74,6 @@ function loggedCommand(
   options: CommandOptions,
 ): Promise<void> {
   const [file, ...args] = [...ENDS_WITH_US, ...argv];
-  const started = performance.now();
   const fd = openSync(log, "w");
   const child = spawn(file, args, {
     stdio: ["ignore", fd, fd],
@@ -71,25 +88,18 @@ function loggedCommand(
     process.kill(process.pid, signal);
   };
   for (const signal of END_SIGNALS) process.once(signal, endGroup);
-  const tail = (count: number) =>
-    readFileSync(log, "utf8")
-      .trimEnd()
-      .split(/[\n\r]/)
-      .slice(-count);
-  const sign = setInterval(() => {
-    say(`${title}: ${secondsSince(started)} s: ${tail(1)[0]?.slice(0, 90)}`);
-  }, SIGN_OF_LIFE_MS);
   return new Promise<void>((resolve, reject) => {
     child.once("error", reject);
     child.once("exit", (code, signal) => {
       if (code === 0) resolve();
       else
         reject(
-          new Error(`${title} failed (${code ?? signal}); from ${log}:\n${tail(TAIL_LINES).join("\n")}`),
+          new Error(
+            `${title} failed (${code ?? signal}); from ${log}:\n${lastLines(log, TAIL_LINES).join("\n")}`,
+          ),
         );
     });
   }).finally(() => {
-    clearInterval(sign);
     for (const signal of END_SIGNALS) process.off(signal, endGroup);
   });
 }
