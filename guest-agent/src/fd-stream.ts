@@ -5,7 +5,7 @@
  * socket is full. Reads happen only while a consumer waits.
  */
 import * as sys from "sys";
-import type { ByteStream } from "../../src/base/byte-stream.ts";
+import { type ByteStream, written } from "../../src/base/byte-stream.ts";
 import { SandboxError } from "../../src/base/errors.ts";
 import type { EventLoop, Watch } from "./event-loop.ts";
 import { EPOLLIN, EPOLLOUT, SHUT_WR } from "./linux.ts";
@@ -21,8 +21,6 @@ const READ_LIMIT = 65_536;
  */
 const LINGER_MS = 1_000;
 const LINGER_BYTES = 1 << 20;
-
-const written = Promise.resolve();
 
 interface PendingWrite {
   bytes: Uint8Array;

@@ -43,11 +43,12 @@ export class ByteRing {
     return taken;
   }
 
-  /** A copy of what lies together from `offset` on, at most `most` bytes; it stays. Empty beyond the end. */
-  peek(offset: number, most: number): Uint8Array {
+  /** Copies what lies together from `offset` on into `target`; it stays. @returns how many bytes; 0 beyond the end. */
+  peek(offset: number, target: Uint8Array): number {
     const start = this.#length === 0 ? 0 : (this.#start + offset) % this.#bytes.length;
-    const count = Math.min(most, Math.max(0, this.#length - offset), this.#bytes.length - start);
-    return this.#bytes.slice(start, start + count);
+    const count = Math.min(target.length, Math.max(0, this.#length - offset), this.#bytes.length - start);
+    target.set(this.#bytes.subarray(start, start + count));
+    return count;
   }
 
   /** Drops the first `count` bytes, or all there are. */

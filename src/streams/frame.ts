@@ -50,10 +50,16 @@ export function encodeFrame(type: FrameType, payload: Uint8Array = EMPTY): Uint8
     throw new SandboxError("ERR_INTERNAL", `a frame of type ${type} cannot carry ${payload.length} bytes`);
   }
   const frame = new Uint8Array(HEADER_BYTES + payload.length);
-  frame[0] = type;
-  writeU32(frame, 4, payload.length);
+  writeHeader(frame, type, payload.length);
   frame.set(payload, HEADER_BYTES);
   return frame;
+}
+
+/** Writes the header of a frame whose payload of `length` bytes stands behind it. Preconditions: as for encodeFrame(). */
+export function writeHeader(frame: Uint8Array, type: FrameType, length: number): void {
+  frame[0] = type;
+  frame.fill(0, 1, 4);
+  writeU32(frame, 4, length);
 }
 
 /** Writes `value` (0 … 2^32-1) big-endian. */

@@ -10,7 +10,7 @@
  *
  * Portable: runs on Node and on QuickJS; no timers, so every deadline is the caller's, ending in reset().
  */
-import type { ByteStream } from "../base/byte-stream.ts";
+import { type ByteStream, written } from "../base/byte-stream.ts";
 import { describeError, SandboxError } from "../base/errors.ts";
 import {
   encodeFrame,
@@ -19,8 +19,11 @@ import {
   type Frame,
   FrameDecoder,
   FrameType,
+  HEADER_BYTES,
+  MAX_FRAME_BYTES,
   MAX_PAYLOAD_BYTES,
   readU32,
+  writeHeader,
 } from "./frame.ts";
 import { decodeReason, encodeReason } from "./reason.ts";
 import { MAX_WINDOW_BYTES, ReceiveWindow } from "./receive-window.ts";
@@ -33,6 +36,11 @@ export interface FramedStreamOptions {
    * EOF follows the peer's, and what was still to be sent is refused.
    */
   readonly keepSending?: boolean;
+  /**
+   * Takes of the bytes that come what it can at once, and says how many; asked only while the consumer of `readable` waits,
+   * which gets the rest. Spares the jobs of promises. Must not throw, nor keep the array.
+   */
+  readonly takeNow?: (bytes: Uint8Array) => number;
   /** A console's RESIZE; without it such a frame is a violation. Acceptor only. Must not throw. */
   readonly onResize?: (columns: number, rows: number) => void;
   /** A console's EXIT; without it such a frame is a violation. Opener only. Must not throw. */
@@ -43,6 +51,8 @@ type Waiter = { readonly resolve: () => void };
 const ignore = () => undefined;
 
 export class FramedStream {
+  /** Where sendNow() has a frame made: of all streams, for nothing happens in between. Given away when it cannot be written at once. */
+  static #scratch: Uint8Array | undefined;
   readonly #transport: ByteStream;
   readonly #role: "opener" | "acceptor";
   #options: FramedStreamOptions;
@@ -62,13 +72,15 @@ export class FramedStream {
   #eofSent: Promise<void> | undefined;
   /** Set once, when it is all over; `error` is undefined after a clean end. */
   #end: { readonly error: SandboxError | undefined } | undefined;
-  /** Sends in the order of their calls. */
+  /** Sends in the order of their calls, and how many of them are not done. */
   #sends: Promise<unknown> = Promise.resolve();
-  /** Frames one after the other on the transport. */
-  #writes: Promise<unknown> = Promise.resolve();
+  #sending = 0;
+  /** Frames that the transport has not taken yet. */
+  #writing = 0;
   #creditToWrite = 0;
   #writingCredit = false;
-  #creditWaiters: Waiter[] = [];
+  /** Who waits for credit, or until what was sent before is out. */
+  #waiters: Waiter[] = [];
   #reader: Waiter | undefined;
   #iterated = false;
   #resume: () => void = ignore;
@@ -152,14 +164,43 @@ export class FramedStream {
     return this.#window.capacity;
   }
 
-  /** Resolves with the credit when there is any: read a pipe only then, and the rest stays in it. @throws as send() */
-  async waitForCredit(): Promise<number> {
-    while (this.#credit === 0) {
+  /** Whether data would go out now: there is credit, and nothing that was sent before still waits. */
+  get ready(): boolean {
+    return this.#credit > 0 && this.#writing === 0 && this.#sending === 0;
+  }
+
+  /** Resolves when `ready` is true: read a pipe only then, and the rest stays in it. @throws as send() */
+  async whenReady(): Promise<void> {
+    while (!this.ready) {
       this.#checkSending();
-      await new Promise<void>((resolve) => this.#creditWaiters.push({ resolve }));
+      await new Promise<void>((resolve) => this.#waiters.push({ resolve }));
     }
     this.#checkSending();
-    return this.#credit;
+  }
+
+  /**
+   * Sends what `fill` writes to the beginning of the array that it gets, which is as long as a frame and the credit allow.
+   * Waits for nothing, and copies nothing.
+   * @param fill returns how many bytes it wrote
+   * @returns so many; 0 too when the stream is not `ready`
+   * @throws as send()
+   */
+  sendNow(fill: (payload: Uint8Array) => number): number {
+    this.#checkSending();
+    if (!this.ready) return 0;
+    const frame = FramedStream.#scratch ?? new Uint8Array(MAX_FRAME_BYTES);
+    FramedStream.#scratch = frame;
+    const most = Math.min(this.#credit, MAX_PAYLOAD_BYTES);
+    const count = fill(frame.subarray(HEADER_BYTES, HEADER_BYTES + most));
+    if (count === 0) return 0;
+    writeHeader(frame, FrameType.Data, count);
+    this.#credit -= count;
+    const done = this.#write(frame.subarray(0, HEADER_BYTES + count));
+    if (done !== written) {
+      FramedStream.#scratch = undefined;
+      done.catch(ignore);
+    }
+    return count;
   }
 
   /**
@@ -170,9 +211,8 @@ export class FramedStream {
   send(bytes: Uint8Array): Promise<void> {
     return this.#inOrder(async () => {
       for (let offset = 0; offset < bytes.length; ) {
-        const credit = await this.waitForCredit();
-        this.#checkSending(); // the peer's EOF may have ended our direction meanwhile
-        const count = Math.min(bytes.length - offset, MAX_PAYLOAD_BYTES, credit);
+        await this.#whenCredit();
+        const count = Math.min(bytes.length - offset, MAX_PAYLOAD_BYTES, this.#credit);
         this.#credit -= count;
         await this.#write(encodeFrame(FrameType.Data, bytes.subarray(offset, offset + count)));
         offset += count;
@@ -288,8 +328,7 @@ export class FramedStream {
     switch (type) {
       case FrameType.Data:
         if (this.#gotEof) throw violation("data after EOF");
-        this.#window.accept(payload);
-        this.#wakeReader();
+        this.#takeData(payload);
         return;
       case FrameType.Credit:
         this.#takeCredit(readU32(payload, 0));
@@ -314,6 +353,19 @@ export class FramedStream {
         this.#options.onExit(readU32(payload, 0));
         return;
     }
+  }
+
+  #takeData(payload: Uint8Array): void {
+    this.#window.admit(payload.length);
+    // A consumer that waits has done what it wanted with all that came before.
+    const taken = this.#reader === undefined ? 0 : (this.#options.takeNow?.(payload) ?? 0);
+    if (taken > 0) {
+      this.#window.pass(taken);
+      this.#grant();
+    }
+    if (taken === payload.length) return;
+    this.#window.keep(payload.subarray(taken));
+    this.#wakeReader();
   }
 
   /** The first frame: the acceptor must have seen OPEN; the opener gets CREDIT, or RESET. */
@@ -344,29 +396,44 @@ export class FramedStream {
     const bytes = this.#window.due();
     if (bytes === 0) return 0;
     this.#creditToWrite += bytes;
-    if (!this.#writingCredit) void this.#writeCredit();
+    this.#writeCredit();
     return bytes;
   }
 
-  async #writeCredit(): Promise<void> {
+  #writeCredit(): void {
+    const bytes = this.#creditToWrite;
+    if (this.#writingCredit || bytes === 0 || this.#end !== undefined) return;
+    this.#creditToWrite = 0;
+    const done = this.#write(encodeFrame(FrameType.Credit, encodeU32(bytes)));
+    if (done === written) return;
     this.#writingCredit = true;
-    while (this.#creditToWrite > 0 && this.#end === undefined) {
-      const bytes = this.#creditToWrite;
-      this.#creditToWrite = 0;
-      await this.#write(encodeFrame(FrameType.Credit, encodeU32(bytes))).catch(ignore);
-    }
-    this.#writingCredit = false;
+    void done.catch(ignore).then(() => {
+      this.#writingCredit = false;
+      this.#writeCredit();
+    });
   }
 
   // ---- sending ----
 
   #inOrder(step: () => Promise<void>): Promise<void> {
+    this.#sending++;
     const done = this.#sends.then(() => {
       this.#checkSending();
       return step();
     });
-    this.#sends = done.catch(ignore);
+    this.#sends = done.catch(ignore).then(() => {
+      this.#sending--;
+      this.#wakeSenders();
+    });
     return done;
+  }
+
+  async #whenCredit(): Promise<void> {
+    for (;;) {
+      this.#checkSending(); // the peer's EOF may have ended our direction meanwhile
+      if (this.#credit > 0) return;
+      await new Promise<void>((resolve) => this.#waiters.push({ resolve }));
+    }
   }
 
   #checkSending(): void {
@@ -393,18 +460,21 @@ export class FramedStream {
     this.#finishWhenDone();
   }
 
-  /** One frame, one write, after those before it. */
+  /** One frame, one write, after those before it. `written` when the transport took it at once. */
   #write(frame: Uint8Array): Promise<void> {
-    const done = this.#writes.then(() => {
-      if (this.#end !== undefined) throw this.#reasonToStop();
-      return this.#transport.write(frame).catch((error: unknown) => {
+    if (this.#end !== undefined) return Promise.reject(this.#reasonToStop());
+    const done = this.#transport.write(frame);
+    if (done === written) return written;
+    this.#writing++;
+    return done
+      .catch((error: unknown) => {
         this.#writeError ??= error;
-        this.#wakeSenders();
         throw this.#reasonToStop();
+      })
+      .finally(() => {
+        this.#writing--;
+        this.#wakeSenders();
       });
-    });
-    this.#writes = done.catch(ignore);
-    return done;
   }
 
   // ---- ending ----
@@ -456,8 +526,8 @@ export class FramedStream {
   }
 
   #wakeSenders(): void {
-    const waiters = this.#creditWaiters;
-    this.#creditWaiters = [];
+    const waiters = this.#waiters;
+    this.#waiters = [];
     for (const waiter of waiters) waiter.resolve();
   }
 }

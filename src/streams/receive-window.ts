@@ -32,16 +32,22 @@ export class ReceiveWindow {
     return this.#ring.capacity;
   }
 
-  /** Keeps a DATA payload. @throws SandboxError ERR_PROTOCOL when the peer had no credit for it. */
-  accept(payload: Uint8Array): void {
-    if (payload.length > this.#granted) {
-      throw new SandboxError(
-        "ERR_PROTOCOL",
-        `${payload.length} bytes of data with ${this.#granted} bytes of credit`,
-      );
+  /** A DATA payload of `length` bytes came. @throws SandboxError ERR_PROTOCOL when the peer had no credit for it. */
+  admit(length: number): void {
+    if (length > this.#granted) {
+      throw new SandboxError("ERR_PROTOCOL", `${length} bytes of data with ${this.#granted} bytes of credit`);
     }
-    this.#granted -= payload.length;
-    this.#ring.push(payload);
+    this.#granted -= length;
+  }
+
+  /** Keeps bytes that were admitted, for take(). */
+  keep(bytes: Uint8Array): void {
+    this.#ring.push(bytes);
+  }
+
+  /** `length` bytes that were admitted went to the consumer at once. */
+  pass(length: number): void {
+    this.#free += length;
   }
 
   /** What the consumer takes next; undefined when nothing is there. */

@@ -134,6 +134,7 @@ async function serve(
 ): Promise<void> {
   stream.confirm({
     keepSending: true,
+    takeNow: (bytes) => stdio.stdin?.writeNow(bytes) ?? bytes.length,
     onResize: (columns, rows) => {
       if (open.terminal && stdio.terminalFd !== undefined) sys.setWindowSize(stdio.terminalFd, columns, rows);
     },

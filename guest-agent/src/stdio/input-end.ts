@@ -52,6 +52,16 @@ export class InputEnd {
     this.#onDispose = undefined;
   }
 
+  /** Writes what the pipe takes at once, behind what is queued. @returns how many bytes; all where nobody reads them */
+  writeNow(bytes: Uint8Array): number {
+    if (this.closed) return bytes.length;
+    if (this.#fd === undefined || this.#queue.length > 0) return 0;
+    const count = this.#writePipe(this.#fd, bytes);
+    if (count !== undefined) return Math.max(0, count);
+    this.#close();
+    return bytes.length;
+  }
+
   /** Queues bytes; resolves when they were written to the pipe (or dropped, as nobody reads it). */
   write(bytes: Uint8Array): Promise<void> {
     if (this.closed || bytes.length === 0) return Promise.resolve();

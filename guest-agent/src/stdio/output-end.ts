@@ -73,12 +73,12 @@ export class OutputEnd {
     return this.#reader;
   }
 
-  /** Bytes from number `at` on, at most `limit`; undefined when there are none yet. For a reader. */
-  read(at: number, limit: number): Uint8Array | undefined {
-    if (at < this.fetched) return this.#kept.peek(at - this.#keptFrom, limit);
-    const bytes = this.#readPipe(limit);
-    if (bytes !== undefined) this.#kept.push(bytes);
-    return bytes;
+  /** Writes bytes from number `at` on into `target`. @returns how many; 0 when there are none yet. For a reader. */
+  read(at: number, target: Uint8Array): number {
+    if (at < this.fetched) return this.#kept.peek(at - this.#keptFrom, target);
+    const count = this.#readPipe(target);
+    this.#kept.push(target.subarray(0, count));
+    return count;
   }
 
   /** The host has the first `count` bytes of the output. */
@@ -108,22 +108,17 @@ export class OutputEnd {
     this.#reader?.end("the process was deleted");
   }
 
-  #readPipe(limit: number): Uint8Array | undefined {
-    if (this.#fd === undefined) return undefined;
-    const bytes = new Uint8Array(limit);
+  #readPipe(target: Uint8Array): number {
+    if (this.#fd === undefined) return 0;
     let count: number;
     try {
-      count = sys.read(this.#fd, bytes);
+      count = sys.read(this.#fd, target);
     } catch {
       // A pty master answers EIO once the last slave is closed (pty(7)); a pipe has no error to read.
       count = 0;
     }
-    if (count < 0) return undefined;
-    if (count === 0) {
-      this.#finish();
-      return undefined;
-    }
-    return count === limit ? bytes : bytes.subarray(0, count);
+    if (count === 0) this.#finish();
+    return Math.max(0, count);
   }
 
   #finish(): void {
@@ -164,11 +159,14 @@ export class OutputReader {
     return this.#onReadable !== undefined;
   }
 
-  /** The next bytes, at most `limit`, or undefined when there are none yet (see whenReadable) or at the end (see ended). */
-  read(limit: number): Uint8Array | undefined {
-    const bytes = this.#source.read(this.#at, limit);
-    this.#at += bytes?.length ?? 0;
-    return bytes;
+  /**
+   * Writes the next bytes into `target`.
+   * @returns how many; 0 when there are none yet (see whenReadable) or at the end (see ended).
+   */
+  read(target: Uint8Array): number {
+    const count = this.#source.read(this.#at, target);
+    this.#at += count;
+    return count;
   }
 
   /** The host has `count` bytes of what this reader gave. */

@@ -15,8 +15,6 @@ import type { ProcessStdio } from "./process-stdio.ts";
 
 /** Milliseconds from the connection to a complete OPEN. */
 const OPEN_LIMIT_MS = 10_000;
-/** Bytes read from a pipe at a time: the payload of one full frame (docs/protocol.md: 16,384 less the header). */
-const READ_BYTES = 16_376;
 /** Connections at one time: three streams for each of some thousand processes. */
 const MAX_STREAMS = 4096;
 
@@ -141,7 +139,7 @@ async function serveInput(end: InputEnd, stream: FramedStream): Promise<void> {
     throw new SandboxError("ERR_STATE", "the stream is attached already");
   }
   try {
-    stream.confirm();
+    stream.confirm({ takeNow: (bytes) => end.writeNow(bytes) });
     for await (const chunk of stream.readable) await end.write(chunk);
     end.finish();
     const error = await stream.closed;
@@ -163,20 +161,17 @@ export async function sendOutput(reader: OutputReader, stream: FramedStream): Pr
     over = true;
     wake();
   });
+  const fill = (payload: Uint8Array) => reader.read(payload);
   for (;;) {
-    const credit = await stream.waitForCredit();
+    await stream.whenReady();
     reader.acknowledge(stream.consumed);
-    const chunk = reader.read(Math.min(credit, READ_BYTES));
-    if (chunk !== undefined) {
-      await stream.send(chunk);
-    } else if (reader.ended) {
-      return;
-    } else {
-      await new Promise<void>((resolve) => {
-        wake = resolve;
-        reader.whenReadable(resolve);
-      });
-      if (over) return;
-    }
+    while (stream.sendNow(fill) > 0);
+    if (reader.ended) return;
+    if (!stream.ready) continue;
+    await new Promise<void>((resolve) => {
+      wake = resolve;
+      reader.whenReadable(resolve);
+    });
+    if (over) return;
   }
 }

@@ -180,22 +180,136 @@ test("sends keep the order of their calls, and EOF comes after them", async () =
   await assert.rejects(guest.send(Uint8Array.of(1)), codeOf("ERR_STATE"));
 });
 
-test("waitForCredit() resolves only when the peer has granted some", async () => {
+test("whenReady() resolves only when the peer has granted some credit", async () => {
   const [a, b] = memoryPair();
   const host = FramedStream.open(a, new Uint8Array(0));
   const peer = rawPeer(b);
   await peer.send(FrameType.Credit, encodeU32(0));
   await host.opened;
-  let credit = 0;
-  const waiting = host.waitForCredit().then((bytes) => {
-    credit = bytes;
+  let ready = false;
+  const waiting = host.whenReady().then(() => {
+    ready = true;
   });
   await settle();
-  assert.equal(credit, 0);
+  assert.ok(!ready && !host.ready);
   await peer.send(FrameType.Credit, encodeU32(5));
   await waiting;
-  assert.equal(credit, 5);
+  assert.equal(host.credit, 5);
   host.reset("");
+});
+
+/** Sends `bytes` as a pipe is sent: as much as goes at once, then the rest when more does. */
+async function pour(stream: FramedStream, bytes: Uint8Array): Promise<void> {
+  let at = 0;
+  const fill = (payload: Uint8Array) => {
+    const part = bytes.subarray(at, at + payload.length);
+    payload.set(part);
+    at += part.length;
+    return part.length;
+  };
+  while (at < bytes.length) {
+    await stream.whenReady();
+    while (stream.sendNow(fill) > 0);
+  }
+}
+
+test("sendNow() carries megabytes byte-exact, also where the transport keeps what it cannot take at once", async () => {
+  const streams = await Promise.all([pair(), pair(), pair()]);
+  const contents = streams.map(() => randomBytes(2_000_003));
+  // Side by side: what one transport still keeps must not be written over by another stream.
+  const received = await Promise.all(
+    streams.map(async ({ host, guest, transports }, index) => {
+      const pouring = pour(guest, contents[index] ?? Buffer.alloc(0)).then(() => guest.sendEof());
+      const bytes = await collect(host);
+      await pouring;
+      assert.equal(transports[1].largestWrite, MAX_FRAME_BYTES);
+      return bytes;
+    }),
+  );
+  for (const [index, bytes] of received.entries())
+    assert.ok(bytes.equals(contents[index] ?? Buffer.alloc(0)));
+});
+
+test("sendNow() sends nothing without credit, behind a send that waits, or for an empty source; then in order", async () => {
+  const [a, b] = memoryPair();
+  const stream = FramedStream.open(a, new Uint8Array(0));
+  const peer = rawPeer(b);
+  await peer.send(FrameType.Credit, encodeU32(0));
+  await stream.opened;
+  const sizes: number[] = [];
+  const fill = (payload: Uint8Array) => {
+    sizes.push(payload.length);
+    payload[0] = 7;
+    return 1;
+  };
+  assert.equal(stream.sendNow(fill), 0);
+  await peer.send(FrameType.Credit, encodeU32(3));
+  await stream.whenReady();
+  assert.equal(
+    stream.sendNow(() => 0),
+    0,
+  );
+  assert.equal(stream.credit, 3);
+  const waiting = stream.send(Uint8Array.of(1, 2, 3, 4));
+  assert.equal(stream.sendNow(fill), 0);
+  assert.deepEqual(sizes, []);
+  await peer.send(FrameType.Credit, encodeU32(100));
+  await waiting;
+  await stream.whenReady();
+  assert.equal(stream.sendNow(fill), 1);
+  assert.deepEqual(sizes, [99]);
+  await stream.sendEof();
+  assert.throws(() => stream.sendNow(fill), codeOf("ERR_STATE"));
+  await settle();
+  const data = peer.frames.filter(({ type }) => type === FrameType.Data).map(({ payload }) => [...payload]);
+  assert.deepEqual(data, [[1, 2, 3], [4], [7]]);
+  stream.reset("");
+});
+
+test("takeNow gets the bytes while the reader waits; what it leaves comes to the reader, in order and once", async () => {
+  const content = randomBytes(3_000_001);
+  const got: Buffer[] = [];
+  let offered = 0;
+  const takeNow = (bytes: Uint8Array) => {
+    offered += 1;
+    const count = offered % 3 === 0 ? 0 : offered % 3 === 1 ? bytes.length : Math.min(bytes.length, 1000);
+    got.push(Buffer.from(bytes.subarray(0, count)));
+    return count;
+  };
+  const { host, guest } = await pair({ guest: { takeNow } });
+  const sending = host.send(content).then(() => host.sendEof());
+  let readerHad = 0;
+  for await (const chunk of guest.readable) {
+    const before = offered;
+    got.push(Buffer.from(chunk));
+    readerHad += chunk.length;
+    await turn();
+    assert.equal(offered, before, "takeNow was asked while the reader was busy");
+  }
+  await sending;
+  assert.ok(Buffer.concat(got).equals(content));
+  assert.ok(readerHad > 0 && readerHad < content.length, `${readerHad} bytes came to the reader`);
+  assert.deepEqual(await Promise.all([host.closed, guest.closed]), [undefined, undefined]);
+});
+
+test("data without credit is not offered to takeNow", async () => {
+  const [a, b] = memoryPair();
+  const raw = rawPeer(a);
+  await raw.send(FrameType.Open);
+  const { stream } = await FramedStream.accept(b);
+  let offered = 0;
+  const takeNow = (bytes: Uint8Array) => {
+    offered += bytes.length;
+    return bytes.length;
+  };
+  stream.confirm({ windowBytes: 10, takeNow });
+  const reading = assert.rejects(collect(stream), codeOf("ERR_PROTOCOL"));
+  await settle();
+  await raw.send(FrameType.Data, new Uint8Array(8)); // granted anew at once: it was taken
+  await raw.send(FrameType.Data, new Uint8Array(10));
+  await raw.send(FrameType.Data, new Uint8Array(11));
+  await reading;
+  assert.equal(offered, 18);
 });
 
 test("stdin: the host's EOF ends the guest's reading, and the guest's answer closes both", async () => {
@@ -257,7 +371,7 @@ test("reset() voids unread data at both ends and rejects everything that waits",
   await assert.rejects(waiting, codeOf("ERR_UNAVAILABLE", /enough/));
   await assert.rejects(collect(host), codeOf("ERR_CANCELED", /^enough$/));
   await assert.rejects(guest.send(Uint8Array.of(1)), codeOf("ERR_UNAVAILABLE"));
-  await assert.rejects(guest.waitForCredit(), codeOf("ERR_UNAVAILABLE"));
+  await assert.rejects(guest.whenReady(), codeOf("ERR_UNAVAILABLE"));
   assert.equal((await host.closed)?.code, "ERR_CANCELED");
   assert.equal((await guest.closed)?.code, "ERR_UNAVAILABLE");
   assert.equal(host.bufferBytes, 0);
@@ -313,7 +427,8 @@ test("frames that follow OPEN at once wait until the acceptor has answered", asy
   await settle();
   assert.equal(stream.credit, 0);
   stream.confirm({ onResize: (columns) => sizes.push(columns) });
-  assert.equal(await stream.waitForCredit(), 10);
+  await stream.whenReady();
+  assert.equal(stream.credit, 10);
   await settle();
   assert.deepEqual(sizes, [80]);
   assert.throws(() => stream.confirm(), codeOf("ERR_STATE"));

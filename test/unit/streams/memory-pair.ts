@@ -1,11 +1,13 @@
 /** Two ByteStreams joined in memory, with back-pressure: a write resolves when the other side has taken its bytes. */
-import type { ByteStream } from "../../../src/base/byte-stream.ts";
+import { type ByteStream, written } from "../../../src/base/byte-stream.ts";
 
 interface Chunk {
   readonly bytes: Uint8Array;
   readonly taken: () => void;
   readonly lost: (error: Error) => void;
 }
+
+const ignore = () => undefined;
 
 /** One direction. Holds `limitBytes` beyond which writers wait. */
 class Pipe {
@@ -24,17 +26,19 @@ class Pipe {
 
   write(bytes: Uint8Array): Promise<void> {
     this.largest = Math.max(this.largest, bytes.length);
-    return new Promise((resolve, reject) => {
-      if (this.#ended) {
-        reject(new Error("closed"));
-        return;
-      }
-      const free = this.#held < this.#limit;
-      this.#held += bytes.length;
-      this.#chunks.push({ bytes: bytes.slice(), taken: free ? () => undefined : resolve, lost: reject });
-      if (free) resolve();
+    if (this.#ended) return Promise.reject(new Error("closed"));
+    const free = this.#held < this.#limit;
+    this.#held += bytes.length;
+    const add = (kept: Uint8Array, taken: () => void, lost: (error: Error) => void) => {
+      this.#chunks.push({ bytes: kept, taken, lost });
       this.#wake();
-    });
+    };
+    if (free) {
+      add(bytes.slice(), ignore, ignore);
+      return written;
+    }
+    // Not copied: nobody may change them before they were taken.
+    return new Promise((resolve, reject) => add(bytes, resolve, reject));
   }
 
   end(error?: Error, discard = false): void {
@@ -49,8 +53,9 @@ class Pipe {
       const chunk = this.#chunks.shift();
       if (chunk !== undefined) {
         this.#held -= chunk.bytes.length;
+        const bytes = chunk.bytes.slice();
         chunk.taken();
-        yield chunk.bytes;
+        yield bytes;
       } else if (this.#error !== undefined) throw this.#error;
       else if (this.#ended) return;
       else {
