@@ -302,8 +302,10 @@ export async function awaitHello(
     }
     if (!(error instanceof SandboxError) || error.code !== "ERR_UNAVAILABLE") throw error;
     // A guest that panics takes its connection along first.
-    const { message } = await causeOf(error, crashed);
-    throw new SandboxError("ERR_BOOT", withLastWords(`the guest did not boot: ${message}`, vm), {
+    const cause = await causeOf(error, crashed);
+    const message = `the guest did not boot: ${cause.message}`;
+    // What tells of a crash has the last words already.
+    throw new SandboxError("ERR_BOOT", cause === error ? withLastWords(message, vm) : message, {
       cause: error,
     });
   } finally {
