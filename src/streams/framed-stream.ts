@@ -37,8 +37,8 @@ export interface FramedStreamOptions {
    */
   readonly keepSending?: boolean;
   /**
-   * Takes of the bytes that come what it can at once, and says how many; asked only while the consumer of `readable` waits,
-   * which gets the rest. Spares the jobs of promises. Must not throw, nor keep the array.
+   * Takes of the bytes that come what it can at once, and says how many; the consumer of `readable` gets the rest. Asked only
+   * while that one waits. Spares the jobs of promises. Must not throw, nor keep the array.
    */
   readonly takeNow?: (bytes: Uint8Array) => number;
   /** A console's RESIZE; without it such a frame is a violation. Acceptor only. Must not throw. */
@@ -51,7 +51,7 @@ type Waiter = { readonly resolve: () => void };
 const ignore = () => undefined;
 
 export class FramedStream {
-  /** Where sendNow() has a frame made: of all streams, for nothing happens in between. Given away when it cannot be written at once. */
+  /** Where sendNow() has its frame made, one for all streams. It is given away with a frame that the transport keeps. */
   static #scratch: Uint8Array | undefined;
   readonly #transport: ByteStream;
   readonly #role: "opener" | "acceptor";

@@ -5,6 +5,8 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { PassThrough } from "node:stream";
 import { after, before, test } from "node:test";
 import { SUITES_VARIABLE } from "../../scripts/lab/choice.ts";
 import { shellQuote } from "../../scripts/lab/ssh.ts";
@@ -16,7 +18,6 @@ import { describeResult } from "./run.ts";
 import { type ConfigOverrides, TEST_CONFIG_VARIABLE } from "./shim-config.ts";
 
 const TEMPLATE = "test/harness/make-template.ts";
-const RESULTS = "/tmp/results";
 /** Of one file. */
 const LIMIT_MS = 2_400_000;
 
@@ -65,41 +66,57 @@ export function testsInLab(wanted: Wanted): void {
   for (const [file, names] of Object.entries(wanted)) {
     test(file, async (suite) => {
       assert.ok(host !== undefined);
-      const { records, shown } = await runFile(host, file, names);
-      // Node 20 reports as skipped what no pattern names.
-      const ran = names === "all" ? records : records.filter(({ outcome }) => outcome !== "skipped");
-      assert.ok(ran.length > 0, shown);
+      const { lines, ended } = runFile(host, file, names);
+      const ran: TestRecord[] = [];
+      const shown: string[] = [];
+      // As they come, so that whoever waits sees them.
+      for await (const line of lines) {
+        if (!line.startsWith(RECORD)) {
+          shown.push(line);
+          continue;
+        }
+        const record = JSON.parse(line) as TestRecord;
+        const { name, outcome, durationMs, error } = record;
+        const skip = outcome === "skipped";
+        // Node 20 reports as skipped what no pattern names.
+        if (skip && names !== "all") continue;
+        ran.push(record);
+        await suite.test(`${name} (${durationMs} ms in the host)`, { skip }, () =>
+          assert.equal(outcome, "passed", error),
+        );
+      }
+      const result = await ended;
+      const described = `${describeResult(result)}\n${shown.join("\n")}`;
+      assert.ok(ran.length > 0, described);
       for (const name of names === "all" ? [] : names)
         assert.ok(
           ran.some((record) => record.name.startsWith(name)),
           name,
         );
-      for (const { name, outcome, durationMs, error } of ran) {
-        const skip = outcome === "skipped";
-        await suite.test(`${name} (${durationMs} ms in the host)`, { skip }, () =>
-          assert.equal(outcome, "passed", error),
-        );
-      }
+      // The file may end with an error although all its tests passed.
+      if (ran.every(({ outcome }) => outcome !== "failed")) assert.equal(result.code, 0, described);
     });
   }
 }
 
-/** @throws when the file ended with an error although all its tests passed */
-async function runFile(host: LabHost, file: string, names: readonly string[] | "all") {
-  const reporter = [
-    `--test-reporter=${SUITE_ROOT}/scripts/test-reporter.mjs`,
-    `--test-reporter-destination=${RESULTS}`,
-  ];
+/** How a line of the reporter begins; a program may print others. */
+const RECORD = '{"name":';
+
+/** Starts the tests of a file: the lines that it prints, and its end. */
+function runFile(host: LabHost, file: string, names: readonly string[] | "all") {
+  const reporter = `--test-reporter=${SUITE_ROOT}/scripts/test-reporter.mjs --test-reporter-destination=stdout`;
   const patterns = names === "all" ? [] : names.map((name) => `--test-name-pattern=${exactly(name)}`);
-  const command = [labNode, ...reporter, ...patterns, programOf(file)].join(" ");
+  const command = [labNode, reporter, ...patterns, programOf(file)].join(" ");
   const config = `${TEST_CONFIG_VARIABLE}=${shellQuote(JSON.stringify(CONFIG))}`;
-  const script = `cd ${SUITE_ROOT}; rm -f ${RESULTS}; ${config} ${command}`;
-  const result = await host.sh(script, { timeoutMs: LIMIT_MS });
-  const lines = (await host.shOk(`cat ${RESULTS}`)).split("\n").slice(0, -1);
-  const records = lines.map((line) => JSON.parse(line) as TestRecord);
-  if (records.every(({ outcome }) => outcome !== "failed"))
-    assert.equal(result.code, 0, describeResult(result));
-  return { records, shown: describeResult(result) };
+  const output = new PassThrough();
+  const ended = host
+    .sh(`cd ${SUITE_ROOT}; ${config} ${command}`, {
+      timeoutMs: LIMIT_MS,
+      onStdout: (chunk) => void output.write(chunk),
+    })
+    .finally(() => output.end());
+  ended.catch(() => undefined); // awaited behind the lines
+  return { lines: createInterface({ input: output }), ended };
 }
 
 /** A name as a pattern of --test-name-pattern that matches it alone. */

@@ -77,7 +77,7 @@ export class OutputEnd {
   read(at: number, target: Uint8Array): number {
     if (at < this.fetched) return this.#kept.peek(at - this.#keptFrom, target);
     const count = this.#readPipe(target);
-    this.#kept.push(target.subarray(0, count));
+    if (count > 0) this.#kept.push(target.subarray(0, count));
     return count;
   }
 
