@@ -1,16 +1,21 @@
-/** Bytes through a container's standard streams and named pipes, both ways and back, beside runc and a bare vsock. */
+/**
+ * Bytes through a container's standard streams and named pipes, both ways and back, beside runc, a bare vsock and our programs
+ * without a machine.
+ */
 
 import { WITHOUT_TEMPLATE } from "../../test/harness/test-host.ts";
 import type { World } from "../../test/harness/world.ts";
+import { AgentHere } from "../agent-here.ts";
 import { Collected } from "../collected.ts";
+import { type Runner, taskRunner } from "../runner.ts";
 import { runningQemu } from "../running-qemu.ts";
-import { Pipe, processSpec, type Subject, withSubjects } from "../subjects.ts";
+import { Pipe, withSubjects } from "../subjects.ts";
 import type { Suite } from "../suite.ts";
 import { vsockFloor } from "../vsock-floor.ts";
 
 const MIB = 1 << 20;
 /** Bytes of one transfer. */
-const TRANSFER_MIB = 16;
+const TRANSFER_MIB = 64;
 const ECHOES = 200;
 
 export const stdioSuite: Suite = {
@@ -20,17 +25,19 @@ export const stdioSuite: Suite = {
     const collected = new Collected();
     await withSubjects(
       async (subjects, world) => {
+        await using here = await AgentHere.start();
+        const runners = [...subjects.map(taskRunner), here];
         for (let run = 0; run <= runs; run++) {
           progress(run === 0 ? "warm-up" : `run ${run} of ${runs}`);
-          for (const subject of subjects) {
-            const name = `${subject.name}${run}`;
-            const out = await output(subject, world, name);
-            const into = await input(subject, world, name);
-            const echoes = await echo(subject, world, name);
+          for (const [index, runner] of runners.entries()) {
+            const name = `r${index}-${run}`;
+            const out = await output(runner, world, name);
+            const into = await input(runner, world, name);
+            const echoes = await echo(runner, world, name);
             if (run === 0) continue;
-            collected.add(`standard output, ${subject.name}`, "MiB/s", out);
-            collected.add(`standard input, ${subject.name}`, "MiB/s", into);
-            collected.add(`echo of one byte, ${subject.name}`, "us", ...echoes);
+            collected.add(`standard output, ${runner.name}`, "MiB/s", out);
+            collected.add(`standard input, ${runner.name}`, "MiB/s", into);
+            collected.add(`echo of one byte, ${runner.name}`, "us", ...echoes);
           }
         }
         progress("bare guest");
@@ -58,44 +65,42 @@ const both = ({ path }: Pipe) => ({ stdout: path, stderr: path });
 
 const rate = (begun: number): number => TRANSFER_MIB / ((performance.now() - begun) / 1000);
 
-async function output({ id, task }: Subject, world: World, name: string): Promise<number> {
+async function output(runner: Runner, world: World, name: string): Promise<number> {
   using stdout = await Pipe.make(world, `${name}.out`, "read");
   const args = ["dd", "if=/dev/zero", "bs=65536", `count=${TRANSFER_MIB * 16}`];
-  await task.exec({ id, execId: `${name}o`, spec: processSpec(args), ...both(stdout) });
+  const process = await runner.create(`${name}o`, args, both(stdout));
   const begun = performance.now();
   const read = stdout.read(TRANSFER_MIB * MIB);
-  await task.start({ id, execId: `${name}o` });
+  await process.start();
   await read;
   const result = rate(begun);
-  await task.wait({ id, execId: `${name}o` });
-  await task.delete({ id, execId: `${name}o` });
+  await process.exited();
+  await process.remove();
   return result;
 }
 
-async function input({ id, task }: Subject, world: World, name: string): Promise<number> {
+async function input(runner: Runner, world: World, name: string): Promise<number> {
   using stdin = await Pipe.make(world, `${name}.in`, "write");
   using nothing = await Pipe.make(world, `${name}.none`, "read");
-  const execId = `${name}i`;
   // Not busybox's head, which takes a byte at a time: it alone took more than half of an emulated guest's time.
   const args = ["dd", "of=/dev/null", "bs=65536", `count=${TRANSFER_MIB * 16}`, "iflag=fullblock"];
-  await task.exec({ id, execId, spec: processSpec(args), stdin: stdin.path, ...both(nothing) });
-  await task.start({ id, execId });
+  const process = await runner.create(`${name}i`, args, { stdin: stdin.path, ...both(nothing) });
+  await process.start();
   const begun = performance.now();
   const chunk = new Uint8Array(MIB);
   for (let i = 0; i < TRANSFER_MIB; i++) await stdin.write(chunk);
-  await task.wait({ id, execId });
+  await process.exited();
   const result = rate(begun);
-  await task.delete({ id, execId });
+  await process.remove();
   return result;
 }
 
 /** Microseconds of each. */
-async function echo({ id, task }: Subject, world: World, name: string): Promise<number[]> {
+async function echo(runner: Runner, world: World, name: string): Promise<number[]> {
   using stdin = await Pipe.make(world, `${name}.echo-in`, "write");
   using stdout = await Pipe.make(world, `${name}.echo-out`, "read");
-  const execId = `${name}e`;
-  await task.exec({ id, execId, spec: processSpec(["cat"]), stdin: stdin.path, ...both(stdout) });
-  await task.start({ id, execId });
+  const process = await runner.create(`${name}e`, ["cat"], { stdin: stdin.path, ...both(stdout) });
+  await process.start();
   const times: number[] = [];
   for (let i = 0; i < ECHOES; i++) {
     const begun = performance.now();
@@ -104,8 +109,8 @@ async function echo({ id, task }: Subject, world: World, name: string): Promise<
     await back;
     times.push((performance.now() - begun) * 1000);
   }
-  await task.kill({ id, execId, signal: 9 });
-  await task.wait({ id, execId });
-  await task.delete({ id, execId });
+  await process.kill();
+  await process.exited();
+  await process.remove();
   return times;
 }
