@@ -156,7 +156,7 @@ function fileJob(file: string, lane: Lane): Job {
       const command = [process.execPath, ...flags, `--test-reporter-destination=${results}`, file];
       try {
         const finished = await runCommand(command, lane.limitS, {
-          CAISSON_TEST_PROGRESS: ["e2e", "lab"].includes(lane.name) ? "1" : "0",
+          CAISSON_TEST_PROGRESS: ["e2e", "lab", "lab-e2e"].includes(lane.name) ? "1" : "0",
         });
         return {
           title: file,
