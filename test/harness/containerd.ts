@@ -181,6 +181,9 @@ export function binariesOf(version: ContainerdVersion): string {
   return found;
 }
 
+/** After which containerd kills `delete`, and leaves the bundle of a dead shim: its own 5 s, on a machine that is slower too. */
+const SHIM_CLEANUP_MS = 5_000;
+
 /** The CRI plugin only costs start-up time where it is not the subject. */
 function configuration({ world, cri, metricsAddress }: ContainerdInit, address: string): string {
   mkdirSync(join(world.dir, "opt"), { recursive: true });
@@ -196,6 +199,8 @@ disabled_plugins = ${JSON.stringify(disabled)}
   address = "${address}.ttrpc"
 [plugins."io.containerd.internal.v1.opt"]
   path = "${world.dir}/opt"
+[timeouts]
+  "io.containerd.timeout.shim.cleanup" = "${scaledMs(SHIM_CLEANUP_MS)}ms"
 ${metricsAddress === undefined ? "" : `[metrics]\n  address = "${metricsAddress}"`}
 ${cri?.tables ?? ""}`;
 }
