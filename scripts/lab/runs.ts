@@ -56,7 +56,7 @@ export async function testRuns({ variant, choice, count, report }: RunsInit): Pr
   mkdirSync(logs, { recursive: true });
   let status = 0;
   for (let run = 1; run <= count; run++) {
-    const log = join(logs, `test-run-${run}.log`);
+    const log = join(logs, `test-${variant}-run-${run}.log`);
     const { code, record } = await testRun(variant, choice, log);
     if (code !== 0) status = 1;
     if (count > 1) say(`run ${run} of ${count}: ${summary(record)}; ${log}`);
@@ -81,15 +81,22 @@ async function testRun(variant: string, choice: Choice, log: string) {
   const copy = createWriteStream(log);
   child.stdout.pipe(process.stdout, { end: false });
   child.stdout.pipe(copy);
+  // Not read from the file: another command may write to it at the same time.
+  const output: Buffer[] = [];
+  child.stdout.on("data", (chunk: Buffer) => output.push(chunk));
   const [[code]] = (await Promise.all([once(child, "exit"), finished(copy)])) as [[number | null], unknown];
-  return { code, record: recordOf(readFileSync(log, "utf8"), started, choice.suites ?? choice.arguments) };
+  return {
+    code,
+    record: recordOf(Buffer.concat(output).toString(), started, choice.suites ?? choice.arguments),
+  };
 }
 
 /** What scripts/test.ts printed; a run that it did not count counts as one failure. */
 export function recordOf(output: string, started: Date, files: readonly string[]): RunRecord {
   const counts = /^(\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(output);
   const [passed, failed, skipped] = counts === null ? [0, 1, 0] : counts.slice(1).map(Number);
-  const failures = [...output.matchAll(/^--- (?!output$)(.*)$/gm)].map((match) => match[1] ?? "");
+  // What a test shows under a title of its own ends with dashes, too.
+  const failures = [...output.matchAll(/^--- (?!output$)(?!.* ---$)(.*)$/gm)].map((match) => match[1] ?? "");
   const seconds = Math.round((Date.now() - started.getTime()) / 1000);
   return {
     started: started.toISOString(),

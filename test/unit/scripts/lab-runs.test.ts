@@ -12,6 +12,7 @@ test("recordOf() reads the counts and the names of the failures", () => {
 ===== test/lab/kvm.test.ts
 --- packets go both ways
 AssertionError: no
+--- containerd's log of this test ---
 --- output
 lab: resuming the saved host
 
