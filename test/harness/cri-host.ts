@@ -114,7 +114,24 @@ export class CriHost implements AsyncDisposable {
     removeCgroups(this.world.name);
     const before = new Map(this.#before);
     before.set("network device", new Set([...(before.get("network device") ?? []), "cni0"]));
-    await assertEven(this.world, before, [this.containerd.bundles]);
+    try {
+      await assertEven(this.world, before, [this.containerd.bundles]);
+    } catch (error) {
+      if (error instanceof Error) error.message += `\n${this.#logAbout(error.message)}`;
+      throw error;
+    }
+  }
+
+  /** What containerd's log, and the shims' in it, say of the containers whose ids stand in `text`. */
+  #logAbout(text: string): string {
+    const ids = [...new Set(text.match(/[0-9a-f]{64}/g))];
+    const lines = this.containerd.log().split("\n");
+    return ids
+      .flatMap((id) => [
+        `--- containerd's log of ${id} ---`,
+        ...lines.filter((line) => line.includes(id)).slice(-LOG_LINES),
+      ])
+      .join("\n");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -123,6 +140,9 @@ export class CriHost implements AsyncDisposable {
     await this.world[Symbol.asyncDispose]();
   }
 }
+
+/** Lines of the log that an error has of each container. */
+const LOG_LINES = 40;
 
 const networkDirectory = (world: World) => join(world.dir, "cni");
 
