@@ -4,17 +4,12 @@
  */
 
 import { silentLog } from "../src/base/log.ts";
-import { type Event, StreamKind } from "../src/gen/caisson/agent/v1/agent_pb.ts";
+import type { Event } from "../src/gen/caisson/agent/v1/agent_pb.ts";
+import { STREAM_KINDS } from "../src/runtime/guest-process.ts";
 import { openHostStdio } from "../src/runtime/stdio/open.ts";
-import { ProcessIo, type StreamName } from "../src/runtime/stdio/process-io.ts";
+import { ProcessIo } from "../src/runtime/stdio/process-io.ts";
 import { ContainerWorld } from "../test/integration/guest-agent-container/container-world.ts";
 import type { Process, Runner, StdioPaths } from "./runner.ts";
-
-const KINDS: Readonly<Record<StreamName, StreamKind>> = {
-  stdin: StreamKind.STDIN,
-  stdout: StreamKind.STDOUT,
-  stderr: StreamKind.STDERR,
-};
 
 export class AgentHere implements Runner, AsyncDisposable {
   readonly name = "caisson without a machine";
@@ -52,7 +47,7 @@ export class AgentHere implements Runner, AsyncDisposable {
       await openHostStdio({ ...paths, stdin: paths.stdin ?? "", terminal: false }, owner),
       silentLog,
     );
-    await io.attach((name) => this.#world.open(containerId, execId, KINDS[name]));
+    await io.attach((name) => this.#world.open(containerId, execId, STREAM_KINDS[name]));
     return {
       start: async () => void (await agent.calls.startProcess({ containerId, execId })),
       kill: () => this.#world.kill(containerId, 9, execId),

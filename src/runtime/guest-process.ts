@@ -7,7 +7,12 @@ import { timeoutMs } from "../base/timeouts.ts";
 import { StreamKind } from "../gen/caisson/agent/v1/agent_pb.ts";
 import type { ContainerProcess, ProcessGuest } from "./container-process.ts";
 
-const KINDS = { stdin: StreamKind.STDIN, stdout: StreamKind.STDOUT, stderr: StreamKind.STDERR } as const;
+/** The guest's kind of each stream (docs/protocol.md, `StreamOpen`). */
+export const STREAM_KINDS = {
+  stdin: StreamKind.STDIN,
+  stdout: StreamKind.STDOUT,
+  stderr: StreamKind.STDERR,
+} as const;
 
 export interface GuestProcessInit {
   /** Whether the guest is gone: then there is nothing left to remove in it. */
@@ -61,7 +66,12 @@ export function guestProcess(
       // On a connection of its own, which may be faster.
       await created;
       try {
-        return await agent.openStream({ containerId, execId, kind: KINDS[name], received: BigInt(received) });
+        return await agent.openStream({
+          containerId,
+          execId,
+          kind: STREAM_KINDS[name],
+          received: BigInt(received),
+        });
       } catch (cause) {
         if (isLost()) throw new SandboxError("ERR_CANCELED", "the guest is gone", { cause });
         throw cause;
