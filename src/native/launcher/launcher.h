@@ -1,9 +1,24 @@
-/* The parts of containerd-shim-caisson-v2: what it must read to answer `start` (main.c). */
+/* The parts of containerd-shim-caisson-v2: what it must read to answer `start` and `delete` (main.c). */
 #ifndef CAISSON_LAUNCHER_H
 #define CAISSON_LAUNCHER_H
 
 #include <stdbool.h>
 #include <stddef.h>
+
+#define SOCKET_DIR "/run/containerd/s"
+/* Tells our sockets there from those of other shims (src/persist/run-dir.ts). */
+#define SOCKET_PREFIX "caisson-"
+/* The longest of containerd's identifiers (src/shim/arguments.ts). */
+#define MAX_IDENTIFIER 76
+/* As src/shim/read-stdin.ts; a config.json is far smaller. */
+#define INPUT_LIMIT (10u << 20)
+
+/* The container that a verb is about, and the sandbox that it is in or is. */
+struct subject {
+  const char *id, *bundle, *sandbox;
+  bool own_sandbox;
+  char identity[65]; /* of the sandbox (src/persist/run-dir.ts, identityHash) */
+};
 
 /* Bytes of what somebody else wrote. */
 struct bytes {
@@ -40,6 +55,13 @@ bool snapshot_usable(const char *root, const char *node, char *blob, size_t size
 
 /* What a snapshot that `node` makes now is for, as a text in memory of malloc. False when a part of it is missing. */
 bool snapshot_key(const char *root, const char *node, char **key);
+
+/*
+ * Whether `delete` of `subject` has nothing to undo, and the DeleteResponse is in `answer` then
+ * (src/shim/delete.ts). Changes nothing. False also where something is in doubt.
+ */
+#define DELETE_RESPONSE_LIMIT 32
+bool nothing_left(const struct subject *subject, unsigned char answer[DELETE_RESPONSE_LIMIT], size_t *length);
 
 /* FIPS 180-4, as 64 hex digits and a zero. */
 void sha256_hex(const void *data, size_t length, char hex[65]);

@@ -1,9 +1,10 @@
 /*
  * containerd-shim-caisson-v2 as containerd and CRI-O run it. `start` is answered here, without Node: for a container of a
  * running sandbox with that sandbox's address, else with the address of a socket that is bound here and handed to the
- * server's Node as descriptor 3. Everything else, and every `start` with anything unusual about it (an error to be told,
- * a stale socket, BootstrapParams on stdin), is handed over untouched to the same program in JavaScript, whose
- * src/shim/start.ts this follows. Up to the bind nothing is changed, so handing over is always possible.
+ * server's Node as descriptor 3. So is `delete` where nothing is left to delete (delete.c). Everything else, and every call
+ * with anything unusual about it (an error to be told, a stale socket, BootstrapParams on stdin), is handed over untouched
+ * to the same program in JavaScript, whose src/shim/start.ts and delete.ts this follows. Up to the bind nothing is changed,
+ * so handing over is always possible.
  */
 #define _GNU_SOURCE
 #include "launcher.h"
@@ -24,11 +25,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SOCKET_DIR "/run/containerd/s"
-/* The longest of containerd's identifiers (src/shim/arguments.ts). */
-#define MAX_IDENTIFIER 76
-/* As src/shim/read-stdin.ts; a config.json is far smaller. */
-#define INPUT_LIMIT (10u << 20)
 /* Node's own (net.Server.listen). */
 #define BACKLOG 511
 #define LISTEN_FD 3
@@ -83,7 +79,7 @@ static void find_program(void) {
   program[length > 0 ? length : 0] = 0;
 }
 
-/* Go's flag syntax. False for anything but `start` with flags that are known. */
+/* Go's flag syntax. False for anything but one verb with flags that are known. */
 static bool parse(int argc, char **argv, struct arguments *args) {
   struct { const char *name; const char **value; } flags[] = {
       {"namespace", &args->namespace}, {"id", &args->id},         {"address", &args->address},
@@ -102,7 +98,7 @@ static bool parse(int argc, char **argv, struct arguments *args) {
     if (flag == sizeof flags / sizeof *flags || ++at == argc) return false;
     *flags[flag].value = argv[at];
   }
-  return at == argc - 1 && strcmp(argv[at], "start") == 0;
+  return at == argc - 1;
 }
 
 /* [A-Za-z0-9]+([._-][A-Za-z0-9]+)*, at most 76 bytes. */
@@ -118,14 +114,40 @@ static bool is_identifier(const char *id) {
 }
 
 /* Of the sandbox's address, containerd's namespace and the sandbox's id (src/persist/run-dir.ts, identityHash). */
-static bool socket_address(const struct arguments *args, const char *sandbox, struct sockaddr_un *address) {
-  char identity[8192], hex[65];
-  int length = snprintf(identity, sizeof identity, "%s%c%s%c%s", args->address, 0, args->namespace, 0, sandbox);
-  if (length < 0 || (size_t)length >= sizeof identity) return false;
-  sha256_hex(identity, (size_t)length, hex);
-  *address = (struct sockaddr_un){.sun_family = AF_UNIX};
-  snprintf(address->sun_path, sizeof address->sun_path, SOCKET_DIR "/caisson-%s", hex);
+static bool identify(const struct arguments *args, const char *sandbox, char identity[65]) {
+  char text[8192];
+  int length = snprintf(text, sizeof text, "%s%c%s%c%s", args->address, 0, args->namespace, 0, sandbox);
+  if (length < 0 || (size_t)length >= sizeof text) return false;
+  sha256_hex(text, (size_t)length, identity);
   return true;
+}
+
+/*
+ * What the arguments and the bundle's config.json say of the container. False when something is unusual. The sandbox API
+ * of containerd 2 has no config.json.
+ */
+static bool find_subject(const struct arguments *args, struct subject *subject) {
+  static char bundle[PATH_MAX], sandbox[MAX_IDENTIFIER + 1];
+  char path[PATH_MAX + 16];
+  struct bytes json;
+  enum role role = ROLE_OWN_SANDBOX;
+  if (!is_identifier(args->namespace) || !is_identifier(args->id)) return false;
+  if (*args->bundle != 0 ? realpath(args->bundle, bundle) == NULL : getcwd(bundle, sizeof bundle) == NULL) return false;
+  snprintf(path, sizeof path, "%s/config.json", bundle);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 && errno != ENOENT) return false;
+  if (fd >= 0) {
+    bool read = read_all(fd, INPUT_LIMIT, &json);
+    close(fd);
+    if (!read) return false;
+    role = spec_role(json, sandbox, sizeof sandbox);
+  }
+  if (role == ROLE_UNCLEAR || (role == ROLE_CONTAINER && !is_identifier(sandbox))) return false;
+  subject->own_sandbox = role == ROLE_OWN_SANDBOX;
+  subject->id = args->id;
+  subject->bundle = bundle;
+  subject->sandbox = subject->own_sandbox ? args->id : sandbox;
+  return identify(args, subject->sandbox, subject->identity);
 }
 
 static bool answers(const struct sockaddr_un *address) {
@@ -254,42 +276,40 @@ static int print_snapshot_key(const char *node) {
   return snapshot_key(program, node, &key) && fputs(key, stdout) >= 0 && fflush(stdout) == 0 ? 0 : 1;
 }
 
-int main(int argc, char **argv) {
-  struct arguments args;
-  struct sockaddr_un address;
-  char bundle[PATH_MAX], config[PATH_MAX], sandbox[MAX_IDENTIFIER + 1], path[PATH_MAX + 16], answer[160];
-  original_argv = argv;
-  find_program();
-  if (argc == 3 && strcmp(argv[1], "-snapshot-key") == 0) return print_snapshot_key(argv[2]);
-  if (strcmp(argv[argc - 1], "delete") == 0) delete_to_the_end();
-  if (!parse(argc, argv, &args) || !is_identifier(args.namespace) || !is_identifier(args.id)) hand_over();
-  if (getenv("CAISSON_FAILPOINTS") != NULL) hand_over();
+static int start(struct arguments *args, const struct subject *subject) {
+  char config[PATH_MAX], answer[160];
   if (!isatty(0) && !read_all(0, INPUT_LIMIT, &input)) hand_over();
   if (!options_config_path(input, config, sizeof config)) hand_over();
-  args.config = config;
-  if (*args.bundle != 0 ? realpath(args.bundle, bundle) == NULL : getcwd(bundle, sizeof bundle) == NULL) hand_over();
-
-  snprintf(path, sizeof path, "%s/config.json", bundle);
-  struct bytes json;
-  enum role role = ROLE_OWN_SANDBOX; /* the sandbox API of containerd 2 has no config.json */
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 && errno != ENOENT) hand_over();
-  if (fd >= 0 && !read_all(fd, INPUT_LIMIT, &json)) hand_over();
-  if (fd >= 0) role = spec_role(json, sandbox, sizeof sandbox);
-  if (role == ROLE_UNCLEAR || (role == ROLE_CONTAINER && !is_identifier(sandbox))) hand_over();
-
-  if (!socket_address(&args, role == ROLE_CONTAINER ? sandbox : args.id, &address)) hand_over();
+  args->config = config;
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  snprintf(address.sun_path, sizeof address.sun_path, SOCKET_DIR "/" SOCKET_PREFIX "%s", subject->identity);
   pid_t server = 0;
-  if (role == ROLE_OWN_SANDBOX) server = start_sandbox(&args, bundle, &address);
+  if (subject->own_sandbox) server = start_sandbox(args, subject->bundle, &address);
   else if (!answers(&address)) hand_over(); /* it says why */
   snprintf(answer, sizeof answer, "unix://%s", address.sun_path);
   signal(SIGPIPE, SIG_IGN);
-  if (tell(bundle, server, answer)) return 0;
+  if (tell(subject->bundle, server, answer)) return 0;
   int error = errno;
   if (server > 0) {
     kill(server, SIGKILL);
     unlink(address.sun_path);
   }
-  fprintf(stderr, "containerd-shim-caisson-v2: cannot tell the address in %s: %s\n", bundle, strerror(error));
+  fprintf(stderr, "containerd-shim-caisson-v2: cannot tell the address in %s: %s\n", subject->bundle, strerror(error));
   return 1;
+}
+
+int main(int argc, char **argv) {
+  struct arguments args;
+  struct subject subject;
+  unsigned char answer[DELETE_RESPONSE_LIMIT];
+  size_t length;
+  original_argv = argv;
+  find_program();
+  if (argc == 3 && strcmp(argv[1], "-snapshot-key") == 0) return print_snapshot_key(argv[2]);
+  const char *verb = argv[argc - 1];
+  bool known = parse(argc, argv, &args) && getenv("CAISSON_FAILPOINTS") == NULL && find_subject(&args, &subject);
+  if (strcmp(verb, "start") == 0 && known) return start(&args, &subject);
+  if (strcmp(verb, "delete") != 0) hand_over();
+  if (!known || !nothing_left(&subject, answer, &length)) delete_to_the_end();
+  return write(1, answer, length) == (ssize_t)length ? 0 : 1;
 }

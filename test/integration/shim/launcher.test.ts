@@ -1,14 +1,16 @@
 /** The launcher in C: answers what it may answer without Node, as the program in JavaScript would, and hands over the rest. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import net from "node:net";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { after, before, test } from "node:test";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AnySchema } from "@bufbuild/protobuf/wkt";
+import { DeleteResponseSchema } from "../../../src/gen/containerd/task/v2/task_pb.ts";
 import { OptionsSchema } from "../../../src/gen/runtimeoptions/v1/options_pb.ts";
 import { containerRole } from "../../../src/oci/annotations.ts";
-import { shimSocketPath } from "../../../src/persist/run-dir.ts";
+import { sandboxDir, shimSocketPath } from "../../../src/persist/run-dir.ts";
+import { writeExit } from "../../../src/shim/bundle.ts";
 import { built, repositoryRoot } from "../../harness/paths.ts";
 import { describeResult, type RunResult, run, runOk } from "../../harness/run.ts";
 import { createWorld, type World } from "../../harness/world.ts";
@@ -47,20 +49,19 @@ interface Call {
   readonly path?: string;
   readonly flags?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  readonly onStdout?: (chunk: Buffer) => void;
 }
 
 const NOWHERE = "/nonexistent";
 
 /** `start`, as containerd runs it. */
-function start({
-  bundle,
-  id = "one",
-  program = launcher,
-  stdin,
-  path,
-  flags = [],
-  env = {},
-}: Call): Promise<RunResult> {
+const start = (call: Call) => shim("start", call);
+
+/** One of the shim's verbs, as containerd runs it. */
+function shim(
+  verb: "start" | "delete",
+  { bundle, id = "one", program = launcher, stdin, path, flags = [], env = {}, onStdout }: Call,
+): Promise<RunResult> {
   const argv = [
     "-namespace",
     "ns",
@@ -74,8 +75,15 @@ function start({
   ];
   const script = 'cd "$1" && PATH="$2" && shift 2 && exec "$@"';
   const search = path ?? process.env.PATH ?? "";
-  const command = ["sh", "-c", script, "sh", bundle, search, program, ...argv, "start"];
-  return run(world.enter(command), { input: stdin ?? "", env: { ...process.env, ...env } });
+  const command = ["sh", "-c", script, "sh", bundle, search, program, ...argv, verb];
+  return run(world.enter(command), { input: stdin ?? "", onStdout, env: { ...process.env, ...env } });
+}
+
+/** `delete`, whose answer is no text. */
+async function deleted(call: Call): Promise<{ answer: string; stderr: string; code: number | null }> {
+  const bytes: Buffer[] = [];
+  const { stderr, code } = await shim("delete", { ...call, onStdout: (chunk) => bytes.push(chunk) });
+  return { answer: Buffer.concat(bytes).toString("hex"), stderr, code };
 }
 
 const addressOf = (sandboxId: string) =>
@@ -268,6 +276,63 @@ test("a server that cannot be started leaves no socket", async () => {
     assert.equal((await start({ bundle: unwritable, program })).code, 1, name);
     assert.ok(!existsSync(world.outside(addressOf("one"))), name);
     await untilAlone();
+  }
+});
+
+test("delete of what has left nothing is answered without Node, as the program in JavaScript answers it", async () => {
+  const container = { annotations: { [TYPE]: "container", [SANDBOX]: "pod" } };
+  const exits = [{ status: 0 }, { status: 137 }, { status: 300, exitedAt: new Date("2026-12-31T23:59:59.999Z") }];
+  const pod = sandboxDir({ namespace: "ns", sandboxId: "pod", containerdAddress: "/a.sock" });
+  for (const directory of [undefined, pod]) {
+    // A shim that lives has this of its other containers.
+    if (directory !== undefined) mkdirSync(world.outside(`${directory}/shared`), { recursive: true });
+    for (const config of [{}, undefined, container]) {
+      for (const { status, exitedAt = new Date() } of exits) {
+        const bundle = bundleOf(config);
+        writeExit(bundle, { status, exitedAt });
+        const theirs = await deleted({ bundle, program: javascript });
+        assert.deepEqual(await deleted({ bundle, path: NOWHERE }), { ...theirs, stderr: "", code: 0 });
+      }
+    }
+  }
+  rmSync(world.outside(pod), { recursive: true });
+  const before = Math.floor(Date.now() / 1000);
+  const unrecorded = fromBinary(
+    DeleteResponseSchema,
+    Buffer.from((await deleted({ bundle: bundleOf({}), path: NOWHERE })).answer, "hex"),
+  );
+  assert.equal(unrecorded.exitStatus, 137);
+  assert.ok(Number(unrecorded.exitedAt?.seconds) >= before);
+});
+
+test("delete of what has left something, or of what the launcher cannot read, is the program in JavaScript's", async () => {
+  const pod = { [TYPE]: "container", [SANDBOX]: "pod" };
+  const dirOf = (sandboxId: string) => sandboxDir({ namespace: "ns", sandboxId, containerdAddress: "/a.sock" });
+  const elsewhere = bundleOf({});
+  writeFileSync(join(elsewhere, "address"), `unix://${world.dir}/${basename(addressOf("one"))}`);
+  const oddExit = bundleOf({});
+  const cases: { readonly left: string; readonly bundle?: string; readonly flags?: readonly string[] }[] = [
+    { left: `${dirOf("one")}/journal` },
+    { left: `${dirOf("pod")}/shared/one/rootfs`, bundle: bundleOf({ annotations: pod }) },
+    { left: addressOf("one") },
+    { left: addressOf("another") },
+    { left: `${world.dir}/${basename(addressOf("one"))}`, bundle: elsewhere },
+    { left: "/run/caisson/.new-1-1-one/journal" },
+    { left: join(oddExit, "caisson-exit.json"), bundle: oddExit },
+    { left: join(world.dir, "nothing"), bundle: bundleOf('{"annotations":{"a":') },
+    { left: join(world.dir, "nothing"), flags: ["-nonsense"] },
+    { left: join(world.dir, "nothing"), flags: ["-id", "../x"] },
+  ];
+  for (const { left, bundle = bundleOf({}), flags = [] } of cases) {
+    mkdirSync(dirname(world.outside(left)), { recursive: true });
+    writeFileSync(world.outside(left), "");
+    const { code, answer, stderr } = await deleted({ bundle, flags, path: NOWHERE });
+    assert.deepEqual([answer, code], ["", 127], left);
+    assert.match(stderr, /node/, left);
+    assert.ok(existsSync(world.outside(left)), left);
+    for (const top of ["/run/caisson", "/run/containerd/s"])
+      for (const name of readdirSync(world.outside(top))) rmSync(world.outside(join(top, name)), { recursive: true });
+    rmSync(world.outside(left), { force: true });
   }
 });
 
