@@ -76,7 +76,11 @@ function shim(
   const script = 'cd "$1" && PATH="$2" && shift 2 && exec "$@"';
   const search = path ?? process.env.PATH ?? "";
   const command = ["sh", "-c", script, "sh", bundle, search, program, ...argv, verb];
-  return run(world.enter(command), { input: stdin ?? "", onStdout, env: { ...process.env, ...env } });
+  return run(world.enter(command), {
+    input: stdin ?? "",
+    env: { ...process.env, ...env },
+    ...(onStdout === undefined ? {} : { onStdout }),
+  });
 }
 
 /** `delete`, whose answer is no text. */
@@ -281,7 +285,11 @@ test("a server that cannot be started leaves no socket", async () => {
 
 test("delete of what has left nothing is answered without Node, as the program in JavaScript answers it", async () => {
   const container = { annotations: { [TYPE]: "container", [SANDBOX]: "pod" } };
-  const exits = [{ status: 0 }, { status: 137 }, { status: 300, exitedAt: new Date("2026-12-31T23:59:59.999Z") }];
+  const exits = [
+    { status: 0 },
+    { status: 137 },
+    { status: 300, exitedAt: new Date("2026-12-31T23:59:59.999Z") },
+  ];
   const pod = sandboxDir({ namespace: "ns", sandboxId: "pod", containerdAddress: "/a.sock" });
   for (const directory of [undefined, pod]) {
     // A shim that lives has this of its other containers.
@@ -307,7 +315,8 @@ test("delete of what has left nothing is answered without Node, as the program i
 
 test("delete of what has left something, or of what the launcher cannot read, is the program in JavaScript's", async () => {
   const pod = { [TYPE]: "container", [SANDBOX]: "pod" };
-  const dirOf = (sandboxId: string) => sandboxDir({ namespace: "ns", sandboxId, containerdAddress: "/a.sock" });
+  const dirOf = (sandboxId: string) =>
+    sandboxDir({ namespace: "ns", sandboxId, containerdAddress: "/a.sock" });
   const elsewhere = bundleOf({});
   writeFileSync(join(elsewhere, "address"), `unix://${world.dir}/${basename(addressOf("one"))}`);
   const oddExit = bundleOf({});
@@ -331,7 +340,8 @@ test("delete of what has left something, or of what the launcher cannot read, is
     assert.match(stderr, /node/, left);
     assert.ok(existsSync(world.outside(left)), left);
     for (const top of ["/run/caisson", "/run/containerd/s"])
-      for (const name of readdirSync(world.outside(top))) rmSync(world.outside(join(top, name)), { recursive: true });
+      for (const name of readdirSync(world.outside(top)))
+        rmSync(world.outside(join(top, name)), { recursive: true });
     rmSync(world.outside(left), { force: true });
   }
 });
