@@ -151,10 +151,12 @@ export class Pod {
 
   /**
    * A container that runs `script` in a shell to its end: exit code and both streams, complete. containerd tells the exit
-   * before it has written all of the output, so the script's end is marked in both streams and waited for.
+   * before it has written all of the output, so the script's end is marked in both streams and waited for. What ends while
+   * containerd still opens its pipes loses what it wrote ("reading from a closed fifo"; it cancels what is not open), so
+   * it ends a moment later.
    */
   async script(script: string, init: ContainerInit = {}): Promise<ExecResult> {
-    const marked = `(${script}\n); code=$?; echo; echo ${END}; echo >&2; echo ${END} >&2; exit $code`;
+    const marked = `(${script}\n); code=$?; echo; echo ${END}; echo >&2; echo ${END} >&2; sleep 0.1; exit $code`;
     const container = await this.run({ command: ["sh", "-c", marked], ...init });
     await container.logged(`stdout F ${END}`);
     await container.logged(`stderr F ${END}`);
