@@ -31,7 +31,7 @@ enum operation {
 };
 
 enum {
-  MAX_OPERATIONS = 256,
+  MAX_OPERATIONS = 4096, /* 8 queues take a NIC 40 */
   READ_FILE_MAX = 64 * 1024,
   /* The kernel makes dump datagrams of at most 32 KiB (netlink_dump in net/netlink/af_netlink.c), unless one message is larger. */
   DATAGRAM_MAX = 256 * 1024,

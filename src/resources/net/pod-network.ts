@@ -30,6 +30,8 @@ interface Attached {
   /** Index of the pod's interface. */
   readonly index: number;
   readonly undo: readonly UndoAction[];
+  /** Notes that `undo` was done. */
+  readonly undone: () => void;
   /** What the guest was told about it when it was wired. */
   readonly guest: () => ApplyNetworkRequest;
   open: boolean;
@@ -139,6 +141,7 @@ export class PodNetwork {
     if (entry === undefined) return;
     close(entry);
     await undoInNetns(entry.undo, this.#netns);
+    entry.undone();
     this.#attached.splice(at, 1);
   }
 
@@ -168,6 +171,11 @@ export class PodNetwork {
   }
 
   #adopt(wired: Wired): PodNic[] {
+    // One record of the journal for all of them.
+    let left = wired.plan.nics.length;
+    const undone = () => {
+      if (--left === 0) wired.undone?.();
+    };
     return wired.plan.nics.map(({ ifname, tap, mac, mtu }) => {
       const link = wired.links.find((entry) => entry.name === ifname) as Link; // the plan was made from these
       const nic: PodNic = {
@@ -184,6 +192,7 @@ export class PodNetwork {
         nic,
         index: link.index,
         undo,
+        undone,
         guest: once(() => guestNetwork(wired.state, [link])),
         open: true,
       });

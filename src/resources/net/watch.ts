@@ -6,7 +6,7 @@
 import { describeError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import type { ApplyNetworkRequest } from "../../gen/caisson/agent/v1/agent_pb.ts";
-import { NetlinkMonitor, RouteGroup } from "../../netlink/index.ts";
+import { type Link, NetlinkMonitor, RouteGroup } from "../../netlink/index.ts";
 import type { PodNetwork, PodNic } from "./pod-network.ts";
 import { podLinks, readPodState } from "./pod-state.ts";
 
@@ -45,6 +45,11 @@ export class PodNetworkWatch {
   #firstChange = 0;
   #working: Promise<void> = Promise.resolve();
   #told: string;
+  /**
+   * What interfaces were like that could not be added, by index. Each try makes and removes a tap, of which the kernel
+   * tells: without this it would be followed by the next one, for ever.
+   */
+  readonly #refused = new Map<number, string>();
 
   private constructor(network: PodNetwork, handlers: PodNetworkHandlers, log: Log) {
     this.#network = network;
@@ -111,16 +116,15 @@ export class PodNetworkWatch {
     for (const nic of this.#network.orphans(state)) {
       await this.#handlers.nicRemoved(nic);
       await this.#network.detachInterface(nic);
+      this.#refused.clear(); // there is a place for another now
     }
-    for (const link of podLinks(state).filter((entry) => !this.#network.isWired(entry.index))) {
-      this.#abort.signal.throwIfAborted();
-      const nic = await this.#network.attachInterface(link, this.#abort.signal);
-      try {
-        await this.#handlers.nicAdded(nic);
-      } catch (error) {
-        await this.#network.detachInterface(nic);
-        throw error;
-      }
+    const links = podLinks(state);
+    for (const index of this.#refused.keys()) {
+      if (!links.some((link) => link.index === index)) this.#refused.delete(index);
+    }
+    for (const link of links) {
+      if (this.#network.isWired(link.index) || this.#refused.get(link.index) === identity(link)) continue;
+      await this.#add(link);
     }
     await this.#network.followMtu(state);
     const guest = this.#network.guestFor(state);
@@ -130,9 +134,36 @@ export class PodNetworkWatch {
     this.#told = text;
   }
 
+  /** Wires and plugs an interface. One that cannot be is told of, and left alone until it changes or a NIC goes. */
+  async #add(link: Link): Promise<void> {
+    this.#abort.signal.throwIfAborted();
+    try {
+      const nic = await this.#network.attachInterface(link, this.#abort.signal);
+      try {
+        await this.#handlers.nicAdded(nic);
+      } catch (error) {
+        await this.#network.detachInterface(nic);
+        throw error;
+      }
+      this.#refused.delete(link.index);
+    } catch (error) {
+      this.#abort.signal.throwIfAborted();
+      this.#refused.set(link.index, identity(link));
+      this.#log.error(
+        { err: error, interface: link.name },
+        `cannot add ${link.name}: ${describeError(error)}`,
+      );
+    }
+  }
+
   async #read() {
     const { state, socket } = await readPodState(this.#network.netnsFd);
     socket.close();
     return state;
   }
+}
+
+/** What somebody sets about an interface, as a text. */
+function identity({ name, mac, mtu }: Link): string {
+  return `${name} ${mac} ${mtu}`;
 }

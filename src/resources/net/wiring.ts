@@ -82,6 +82,8 @@ export interface Wired {
   /** By name of the tap. */
   readonly tapFds: ReadonlyMap<string, readonly number[]>;
   readonly vhostFds: ReadonlyMap<string, readonly number[]>;
+  /** Notes that all of it has been undone (AttachOptions, journal). */
+  readonly undone: (() => void) | undefined;
 }
 
 /**
@@ -179,7 +181,7 @@ async function wireOnce(
     executed = await executing;
     if (opening !== undefined) throw opening.error;
     signal.throwIfAborted();
-    return { plan, state, links, tapFds: executed.tapFds, vhostFds };
+    return { plan, state, links, tapFds: executed.tapFds, vhostFds, undone };
   } catch (error) {
     closeAll(executed?.tapFds ?? new Map(), vhostFds);
     // What the kernel refused was not made by us: where it exists already, it is somebody else's.

@@ -49,6 +49,8 @@ export interface AttachedPod {
   /** The first queue of the first NIC, read and written as QEMU would. */
   readonly guest: FrameSocket;
   readonly records: readonly NetUndoRecord[];
+  /** Those of `records` that were not noted as undone. */
+  readonly open: ReadonlySet<NetUndoRecord>;
   /** Stops reading, closes descriptors, puts the namespace back. */
   detach(): Promise<void>;
 }
@@ -130,6 +132,7 @@ async function attach(
   execute: typeof executePlan | undefined,
 ): Promise<AttachedPod> {
   const records: NetUndoRecord[] = [];
+  const open = new Set<NetUndoRecord>();
   const network = await attachPodNetwork(
     {
       netnsPath,
@@ -139,7 +142,10 @@ async function attach(
       ...options,
       journal: (record) => {
         // Through JSON, as the journal keeps it.
-        records.push(JSON.parse(JSON.stringify(record)) as NetUndoRecord);
+        const kept = JSON.parse(JSON.stringify(record)) as NetUndoRecord;
+        records.push(kept);
+        open.add(kept);
+        return () => open.delete(kept);
       },
     },
     AbortSignal.timeout(20_000),
@@ -151,6 +157,7 @@ async function attach(
     network,
     guest,
     records,
+    open,
     async detach() {
       guest.close();
       await network.detach();

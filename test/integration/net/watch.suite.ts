@@ -1,6 +1,7 @@
 /** Following a namespace after the boot. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { SandboxError } from "../../../src/base/errors.ts";
 import { silentLog } from "../../../src/base/log.ts";
 import type { ApplyNetworkRequest } from "../../../src/gen/caisson/agent/v1/agent_pb.ts";
 import { type PodNetwork, PodNetworkWatch, type PodNic } from "../../../src/resources/net/index.ts";
@@ -16,6 +17,8 @@ type Event =
 /** The events of a watch, in order, to be awaited. */
 class Recorder {
   readonly events: Event[] = [];
+  /** Whether the machine has no place for a NIC. */
+  full = false;
   #wake: () => void = () => undefined;
 
   open(network: PodNetwork): Promise<PodNetworkWatch> {
@@ -26,7 +29,10 @@ class Recorder {
     return PodNetworkWatch.open(
       network,
       {
-        nicAdded: (nic) => note({ kind: "added", nic }),
+        nicAdded: async (nic) => {
+          await note({ kind: "added", nic });
+          if (this.full) throw new SandboxError("ERR_EXHAUSTED", "no free port");
+        },
         nicRemoved: (nic) => note({ kind: "removed", nic }),
         guestChanged: (guest) => note({ kind: "guest", guest }),
       },
@@ -94,6 +100,7 @@ export function watchSuite(): void {
         await recorder.guest("guest without net1", (now) => now.interfaces.length === 1);
         await watch.close();
         assert.doesNotMatch(await pod.inPod("ip link show"), /tap1_caisson/);
+        assert.equal(attached.open.size, 1, "what was undone is noted");
         assert.deepEqual(
           attached.network.nics.map((nic) => nic.ifname),
           ["eth0"],
@@ -107,6 +114,55 @@ export function watchSuite(): void {
       }
     });
   }
+
+  test("an interface that the machine has no place for is tried once, and again when it changes or a place is free", async () => {
+    const pod = await makePod();
+    const attached = await pod.attach({ model: "tcfilter" });
+    const recorder = new Recorder();
+    const watch = await recorder.open(attached.network);
+    const tried = () =>
+      recorder.events.flatMap((event) => (event.kind === "added" ? [event.nic.ifname] : []));
+    /** Lets the kernel tell of all that was done, and that be followed, several times. */
+    const calm = async () => {
+      for (let i = 0; i < 10; i++) {
+        await watch.settled();
+        await new Promise((resolve) => setTimeout(resolve, 60));
+      }
+    };
+    try {
+      const add = async (name: string) => {
+        await pod.inHost(`ip link add h-${name} type veth peer name ${name} netns ${pod.netnsPath}`);
+        await pod.inPod(`ip link set ${name} up`);
+      };
+      await add("net1");
+      await recorder.next("NIC", (event) => event.kind === "added");
+      recorder.full = true;
+      await add("net2");
+      await add("net3");
+      await calm();
+      assert.deepEqual(tried().sort(), ["net2", "net3"]);
+      assert.doesNotMatch(await pod.inPod("ip link show"), /tap2_caisson/);
+      assert.equal(attached.open.size, 2, "records of eth0 and net1");
+      recorder.events.length = 0;
+      // The others are followed all the same.
+      await pod.inPod("ip addr add 10.88.7.7/16 dev eth0");
+      await recorder.guest("address", (guest) => addressesOf(guest, "eth0").includes("10.88.7.7/16"));
+      await calm();
+      assert.deepEqual(tried(), []);
+      await pod.inPod("ip link set net2 address 02:ca:15:50:01:07");
+      await calm();
+      assert.deepEqual(tried(), ["net2"]);
+      recorder.events.length = 0;
+      recorder.full = false;
+      await pod.inPod("ip link del net1");
+      await calm();
+      assert.deepEqual(tried().sort(), ["net2", "net3"]);
+    } finally {
+      await watch.close();
+      await attached.detach();
+      pod.close();
+    }
+  });
 
   test("changed addresses, routes, rules, neighbours and MTU reach the guest as a whole, and the tap's MTU follows", async () => {
     const pod = await makePod();
