@@ -1,6 +1,7 @@
 /**
  * The connection that the agent dials to the host: the hello, then events in order. An exit or OOM event is sent until
- * the host has acknowledged it; log records are dropped when too many wait, and a record says how many.
+ * the host has acknowledged it; log records are dropped when too many wait, and a record says how many. Their text is cut, and one that
+ * the host refuses all the same is dropped: nothing that a container writes keeps an exit from the host.
  */
 
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
@@ -13,7 +14,8 @@ import {
   type HelloResponse,
   Host,
 } from "../../src/gen/caisson/agent/v1/agent_pb.ts";
-import { type Client, createClient, TtrpcClient } from "../../src/ttrpc/index.ts";
+import { type Client, createClient, TtrpcClient, TtrpcError } from "../../src/ttrpc/index.ts";
+import { cut } from "./cut.ts";
 
 /** Milliseconds for the hello, and for one attempt to deliver events. */
 const HELLO_LIMIT_MS = 60_000;
@@ -23,6 +25,10 @@ const RETRY_MS = 500;
 /** Log records that may wait, and events per call. */
 const MAX_WAITING_LOGS = 256;
 const BATCH = 64;
+/** Characters of a log record's message, of its fields, and of a span's texts: what the host keeps (src/agent/guest-agent.ts). */
+const MESSAGE_LIMIT = 4_000;
+const FIELDS_LIMIT = 2_000;
+const SPAN_TEXT_LIMIT = 2_000;
 
 export type EventInit = MessageInitShape<typeof EventSchema>["event"] & {};
 
@@ -33,6 +39,8 @@ export class HostLink {
   #waitingLogs = 0;
   #droppedLogs = 0;
   #sending = false;
+  /** Events of the next call: fewer after one that the host refused, until what it refuses stands alone. */
+  #batch = BATCH;
 
   constructor(stream: ByteStream) {
     this.#client = new TtrpcClient(stream, { peer: "the host" });
@@ -58,7 +66,7 @@ export class HostLink {
       }
       this.#waitingLogs++;
     }
-    this.#queue.push(create(EventSchema, { event }));
+    this.#queue.push(create(EventSchema, { event: short(event) }));
     if (!this.#sending) {
       this.#sending = true;
       // What happens in the same turn goes out in one call.
@@ -68,27 +76,64 @@ export class HostLink {
 
   async #run(): Promise<void> {
     while (this.#queue.length > 0) {
-      const batch = this.#queue.slice(0, BATCH);
+      const batch = this.#queue.slice(0, this.#batch);
       try {
         await this.#host.notify({ events: batch }, { timeoutMs: NOTIFY_LIMIT_MS });
+        this.#batch = Math.min(BATCH, this.#batch * 2);
+        this.#done(batch);
       } catch (error) {
         // Without a connection there is no host to tell; the owner of this link acts on `lost`.
         if (error instanceof SandboxError && error.code === "ERR_UNAVAILABLE") return;
-        await new Promise<void>((resolve) => setTimeout(resolve, RETRY_MS));
-        continue;
+        if (error instanceof TtrpcError && batch.length > 1) this.#batch = Math.ceil(batch.length / 2);
+        else if (error instanceof TtrpcError && batch.every(isDroppable)) this.#drop(batch);
+        else await new Promise<void>((resolve) => setTimeout(resolve, RETRY_MS));
       }
-      this.#queue.splice(0, batch.length);
-      this.#waitingLogs -= batch.filter(({ event }) => event.case === "log").length;
-      this.#reportDropped();
     }
     this.#sending = false;
   }
 
+  /** The host has them. */
+  #done(batch: readonly Event[]): void {
+    this.#queue.splice(0, batch.length);
+    this.#waitingLogs -= batch.filter(({ event }) => event.case === "log").length;
+    this.#reportDropped();
+  }
+
+  #drop(batch: readonly Event[]): void {
+    this.#droppedLogs += batch.length;
+    this.#done(batch);
+  }
+
   #reportDropped(): void {
     if (this.#droppedLogs === 0 || this.#waitingLogs > 0) return;
-    const message = `${this.#droppedLogs} log records were dropped: the host did not take them in time`;
+    const message = `${this.#droppedLogs} log records were dropped: the host did not take them`;
     this.#droppedLogs = 0;
     this.#waitingLogs++;
     this.#queue.push(create(EventSchema, { event: { case: "log", value: { level: "warn", message } } }));
   }
+}
+
+/** What the host can do without. */
+const isDroppable = ({ event }: Event) => event.case === "log" || event.case === "span";
+
+function short(event: EventInit): EventInit {
+  if (event.case === "log") {
+    const { message = "", fieldsJson = "" } = event.value;
+    return {
+      ...event,
+      value: {
+        ...event.value,
+        message: cut(message, MESSAGE_LIMIT),
+        fieldsJson: cut(fieldsJson, FIELDS_LIMIT),
+      },
+    };
+  }
+  if (event.case === "span") {
+    const { name = "", error = "" } = event.value;
+    return {
+      ...event,
+      value: { ...event.value, name: cut(name, SPAN_TEXT_LIMIT), error: cut(error, SPAN_TEXT_LIMIT) },
+    };
+  }
+  return event;
 }

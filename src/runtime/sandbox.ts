@@ -276,6 +276,8 @@ export class Sandbox {
       return exit;
     }
     this.#containers.delete(containerId);
+    // Nobody would tell the end of those that still die, of which the guest knows nothing any more.
+    for (const exec of container.execs) exec.settle({ status: KILLED, exitedAt: new Date() });
     try {
       await container.release();
     } catch (error) {

@@ -63,6 +63,13 @@ async function abandoned(sandbox: Sandbox, id: string): Promise<never> {
   throw new SandboxError("ERR_CANCELED", `container ${id} was given up: its creator has gone`);
 }
 
+/** A process of Pids; the pid is the guest's, but for a pause container's own. */
+export interface PidInfo {
+  readonly pid: number;
+  readonly execId: string;
+  readonly command: string;
+}
+
 export class Tasks {
   readonly #deps: TasksDeps;
   #prepared: PreparedSandbox | undefined;
@@ -200,11 +207,20 @@ export class Tasks {
     this.#process(id, execId).closeStdin();
   }
 
-  /** The guest's processes of a container; of the whole pod for its pause container. */
-  async pids(id: string) {
+  /**
+   * The guest's processes of a container; for a pod's pause container itself, then those of the whole pod as far as they can
+   * be had. containerd 1.7 and later take a task without processes for a leak when they restart (loadShims), and
+   * forget it.
+   */
+  async pids(id: string): Promise<readonly PidInfo[]> {
     const { agent } = await this.#machineOf(id);
-    const lists = this.#guestIds(id).map((containerId) => agent.calls.listProcesses({ containerId }));
-    return (await Promise.all(lists)).flatMap(({ processes }) => processes);
+    const listed = async (containerId: string): Promise<readonly PidInfo[]> =>
+      (await agent.calls.listProcesses({ containerId })).processes;
+    const container = this.#container(id);
+    if (container.inGuest) return await listed(id);
+    const lists = await Promise.allSettled(this.#guestIds(id).map(listed));
+    const own = container.process("").hasEnded ? [] : [{ pid: this.#pid(), execId: "", command: "pause" }];
+    return [...own, ...lists.flatMap((list) => (list.status === "fulfilled" ? list.value : []))];
   }
 
   /** Which metrics message Stats answers with. */

@@ -17,8 +17,8 @@ import { AF_UNIX, EPOLLIN, SOCK_SEQPACKET, sysCode } from "../linux.ts";
 import { aboveStdio } from "./descriptors.ts";
 import type { Home, Stop } from "./process-plan.ts";
 
-/** Largest message; the text of an error is cut so that it fits. */
-const MESSAGE_LIMIT = 16_384;
+/** Largest message; the text of an error is cut so that it fits: JSON makes six bytes of a control character. */
+const MESSAGE_LIMIT = 32_768;
 const TEXT_LIMIT = 4_096;
 
 /** `closed`: the other side has exec'ed, or is gone. */
@@ -102,7 +102,11 @@ export class AgentChannel {
       this.#watch = this.#loop.watch(fd, EPOLLIN, () => {
         this.#stopWatching();
         this.#loop.clearTimer(timer);
-        resolve(receive(fd));
+        try {
+          resolve(receive(fd));
+        } catch (error) {
+          reject(error);
+        }
       });
     });
   }

@@ -13,6 +13,7 @@ import type {
   ContainerRuntimeDeps,
   SandboxSettings,
 } from "../container-runtime.ts";
+import { cut } from "../cut.ts";
 import { readText } from "../files.ts";
 import type { ProcessStdio, StdioLayout } from "../stdio/process-stdio.ts";
 import { callLog, currentCall, within } from "../tracing.ts";
@@ -44,6 +45,10 @@ const ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 const BUILT_IN = new Set(["", "bind", "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"]);
 /** Bytes of /proc/net/dev and of one command line that are read at most. */
 const PROC_LIMIT = 1 << 20;
+/** Characters of a command line that are told: what the host keeps (src/shim/task-service.ts). */
+const COMMAND_LIMIT = 4_096;
+/** Of all of an answer: it must fit into 1 MiB, with some 30 bytes more for each process and 3 for a character. */
+const COMMANDS_LIMIT = 128 << 10;
 
 export function createContainerRuntime(
   deps: ContainerRuntimeDeps,
@@ -141,11 +146,13 @@ class Containers implements ContainerRuntime {
   async listProcesses(containerId: string) {
     const container = this.#container(containerId);
     const execIds = new Map(container.execs.map(({ pid, execId }) => [pid, execId]));
-    return {
-      processes: container.cgroup
-        .processes()
-        .map((pid) => ({ pid, execId: execIds.get(pid) ?? "", command: commandOf(pid) })),
-    };
+    let left = COMMANDS_LIMIT;
+    const processes = container.cgroup.processes().map((pid) => {
+      const command = left > 0 ? cut(commandOf(pid), Math.min(left, COMMAND_LIMIT)) : "";
+      left -= command.length;
+      return { pid, execId: execIds.get(pid) ?? "", command };
+    });
+    return { processes };
   }
 
   async stats(containerId: string): Promise<ContainerStats> {

@@ -156,6 +156,15 @@ for (const [name, args, cwd, error] of failures) {
   });
 }
 
+test("an error of any length, in any characters, keeps no exit from the host", async () => {
+  const id = await world().sleeper();
+  for (const name of ["\u0001".repeat(60_000), "x".repeat(400_000), "\u{1f600}".repeat(50_000)]) {
+    await assert.rejects(world().exec(id, [name]), /exec: |too long/i);
+    assert.equal((await world().execSh(id, "exit 3")).status, 3);
+  }
+  await world().delete(id);
+});
+
 test("a limit that an exec cannot have is named, with the kernel's words", async () => {
   const id = await world().sleeper();
   const exec = world().exec(id, ["true"], (process) => {

@@ -55,6 +55,30 @@ test("the pid of create is that of start and of the list", async () => {
   await world().delete(id);
 });
 
+test("long and garbled command lines are told as far as the host keeps them", async () => {
+  const script = `for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done
+for i in 1 2 3; do sh -c 'sleep 1000; true' "$(printf '\\355\\240\\200 %0100000d' 0)" & done; wait`;
+  const id = await world().create(["sh", "-c", script, "x".repeat(120_000), "y".repeat(120_000)]);
+  await world().start(id);
+  const list = async () => (await world().agent.calls.listProcesses({ containerId: id })).processes;
+  const deadline = performance.now() + 10_000;
+  while ((await list()).filter(({ command }) => command.startsWith("sleep")).length < 15) {
+    assert.ok(performance.now() < deadline);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  const processes = await list();
+  assert.ok(processes.length >= 19, String(processes.length));
+  assert.ok(processes.every(({ command }) => command.length <= 4_096));
+  assert.equal(processes.filter(({ command }) => command.length === 4_096).length, 4);
+  await world().delete(id);
+});
+
+test("a start that fails with a text of control characters fails with it, at once, and leaves nothing", async () => {
+  const id = await world().create(["\u0001".repeat(6_000)]);
+  await assert.rejects(world().start(id), (error) => String(error).includes("\u0001\u0001"));
+  await world().delete(id);
+});
+
 test("a process gets as long to begin as its caller waits, and what hinders it is told in time", async () => {
   const { calls } = world().agent;
   const id = await world().create(["true"]);

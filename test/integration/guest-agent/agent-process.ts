@@ -21,6 +21,10 @@ import {
 } from "../../../src/ttrpc/index.ts";
 import { byteStreamFromSocket } from "../../../src/ttrpc/node-stream.ts";
 
+/** What the host takes at most of a guest (src/agent/guest-agent.ts). */
+const HOST_LIMIT = 256 << 10;
+const ANSWER_LIMIT = 1 << 20;
+
 export const agentPath = fileURLToPath(new URL("../../../dist/guest/agent", import.meta.url));
 const LIMIT_MS = 10_000;
 
@@ -111,7 +115,7 @@ export class AgentProcess {
         "the agent's hello",
       );
       const control = await dialUnix(join(directory, "1024"));
-      const client = new TtrpcClient(control, { peer: "the agent" });
+      const client = new TtrpcClient(control, { peer: "the agent", maxMessageBytes: ANSWER_LIMIT });
       const agent = new AgentProcess(directory, child, server, greeted, client, host);
       agent.#ownNamespaces = options.ownNamespaces ?? false;
       return agent.#collectStderr();
@@ -212,7 +216,7 @@ function awaitHello(
           return {};
         },
       });
-      serveConnection(byteStreamFromSocket(socket), [handlers]);
+      serveConnection(byteStreamFromSocket(socket), [handlers], { limits: { maxMessageBytes: HOST_LIMIT } });
     });
   });
 }
