@@ -25,13 +25,16 @@ export interface CriHostInit {
   readonly sandboxer?: "shim";
 }
 
+/** In the command line of the node's containerd. */
+const CONTAINERD = "containerd --config ";
+
 export class CriHost implements AsyncDisposable {
   readonly world: World;
   readonly containerd: Containerd;
   readonly cri: CriClient;
   readonly configFile: string;
   readonly #pods = new Set<Pod>();
-  readonly #before: LedgerSnapshot;
+  #before: LedgerSnapshot;
   #count = 0;
 
   private constructor(world: World, containerd: Containerd, cri: CriClient, configFile: string) {
@@ -72,6 +75,16 @@ export class CriHost implements AsyncDisposable {
     const cri = connectCri(containerd.address);
     await importPodImages(containerd, cri);
     return new CriHost(world, containerd, cri, configFile);
+  }
+
+  /** Kills containerd and starts it again; its CRI answers a moment later. */
+  async restartContainerd(): Promise<void> {
+    const processes = (now: LedgerSnapshot, daemon: boolean) =>
+      [...(now.get("process") ?? [])].filter((entry) => entry.includes(CONTAINERD) === daemon);
+    await this.containerd.stop("SIGKILL");
+    await this.containerd.start();
+    const expected = [...processes(this.#before, false), ...processes(takeSnapshot(this.world), true)];
+    this.#before = new Map(this.#before).set("process", new Set(expected));
   }
 
   /** Replaces the shim's configuration for the pods that start from now on. */
