@@ -26,8 +26,15 @@ export interface RecoverDeps {
 /** Milliseconds that killed processes get to disappear; containerd gives `delete` 5 s in all. */
 const EXIT_LIMIT_MS = 2_000;
 
+/** What is left, in sentences, and whether the sandbox is still in use: by processes that the kernel does not let end now. */
+interface Remains {
+  readonly failures: string[];
+  readonly inUse: boolean;
+}
+
 /**
- * Removes everything that the journal in `dir` names, then `dir` itself. May be repeated, also after it was killed.
+ * Removes everything that the journal in `dir` names, then `dir` itself. May be repeated, also after it was killed. Where a
+ * process does not end, `dir` and its journal stay for the next time: nothing else would know what it holds.
  * @returns sentences about what could not be undone; empty when all is clean.
  */
 export async function removeSandbox(dir: string, deps: RecoverDeps): Promise<string[]> {
@@ -45,9 +52,10 @@ export async function removeSandbox(dir: string, deps: RecoverDeps): Promise<str
   await attempt("journal", () => {
     records = readJournal(sandboxPaths(dir).journal);
   });
-  failures.push(...(await undoRecords(dir, records, deps)));
+  const remains = await undoRecords(dir, records, deps);
+  failures.push(...remains.failures);
   failPoint("recover.undone");
-  await attempt("run directory", () => removeTree(dir));
+  if (!remains.inUse) await attempt("run directory", () => removeTree(dir));
   for (const failure of failures) deps.log.error({ path: dir }, `left behind: ${failure}`);
   return failures;
 }
@@ -57,15 +65,15 @@ async function unmountBelow(dir: string, deps: RecoverDeps): Promise<void> {
   for (const point of mountsBelow(dir).reverse()) await deps.unmount(point);
 }
 
-/** @returns sentences about what could not be undone. */
 async function undoRecords(
   dir: string,
   records: readonly JournalRecord[],
   deps: RecoverDeps,
-): Promise<string[]> {
-  const failures = await killProcesses(records, deps);
+): Promise<Remains> {
+  const processes = await killProcesses(records, deps);
   failPoint("recover.killed");
-  failures.push(...(await removeCgroups(records)));
+  const cgroups = await removeCgroups(records);
+  const failures = [...processes.failures, ...cgroups.failures];
   await unmountBelow(dir, deps).catch((error: unknown) => failures.push(`mounts: ${describeError(error)}`));
   for (const record of [...records].reverse()) {
     try {
@@ -74,10 +82,10 @@ async function undoRecords(
       failures.push(`${record.kind}: ${describeError(error)}`);
     }
   }
-  return failures;
+  return { failures, inUse: processes.inUse || cgroups.inUse };
 }
 
-async function killProcesses(records: readonly JournalRecord[], deps: RecoverDeps): Promise<string[]> {
+async function killProcesses(records: readonly JournalRecord[], deps: RecoverDeps): Promise<Remains> {
   const alive = processesOf(records).filter((it) => isSameProcess(it.pid, it.startTime));
   const failures: string[] = [];
   for (const { name, pid } of alive) {
@@ -89,10 +97,9 @@ async function killProcesses(records: readonly JournalRecord[], deps: RecoverDep
     }
   }
   await Promise.allSettled(alive.map((it) => deps.waitForExit(it.pid, it.startTime, EXIT_LIMIT_MS)));
-  for (const it of alive) {
-    if (isSameProcess(it.pid, it.startTime)) failures.push(`process ${it.pid} (${it.name}) does not end`);
-  }
-  return failures;
+  const running = alive.filter((it) => isSameProcess(it.pid, it.startTime));
+  failures.push(...running.map((it) => `process ${it.pid} (${it.name}) does not end`));
+  return { failures, inUse: running.length > 0 };
 }
 
 /** The processes that `records` name, whether they still run or not; those of a `spawn` are looked for. */
@@ -131,14 +138,18 @@ function inside(dir: string, file: string): string {
 const CGROUP_GRACE_MS = 300;
 const CGROUP_LIMIT_MS = 1_000;
 
-/** All at the same time: in each hierarchy they hold the same processes. @returns sentences about what is left. */
-async function removeCgroups(records: readonly JournalRecord[]): Promise<string[]> {
+/** All at the same time: in each hierarchy they hold the same processes. */
+async function removeCgroups(records: readonly JournalRecord[]): Promise<Remains> {
   const paths = records.flatMap((record) => (record.kind === "cgroup" ? [record.path] : []));
   const removals = paths.map(async (path) =>
     removeCgroup(inside("/sys/fs/cgroup", path), CGROUP_GRACE_MS, CGROUP_LIMIT_MS),
   );
   const results = await Promise.allSettled(removals);
-  return results.flatMap((result) =>
-    result.status === "rejected" ? [`cgroup: ${describeError(result.reason)}`] : [],
+  const reasons: unknown[] = results.flatMap((result) =>
+    result.status === "rejected" ? [result.reason] : [],
   );
+  return {
+    failures: reasons.map((reason) => `cgroup: ${describeError(reason)}`),
+    inUse: reasons.some((reason) => errnoOf(reason) === "EBUSY"),
+  };
 }

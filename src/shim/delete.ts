@@ -5,6 +5,7 @@
  */
 import fs from "node:fs";
 import path from "node:path";
+import { SandboxError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { mountsBelow, removeTree } from "../base/remove-tree.ts";
 import { readJournal } from "../persist/journal.ts";
@@ -111,11 +112,16 @@ export function shimAlive(dir: string): boolean {
 /**
  * Removes what a dead shim of the same identity left at `dir`, so that its id can be used again; does nothing where
  * nothing is or where that shim lives.
+ * @throws ERR_ALREADY_EXISTS where a process of it does not end.
  */
 export async function removeLeftover(dir: string, log: Log): Promise<void> {
   if (!fs.existsSync(dir) || shimAlive(dir)) return;
   log.warn({ path: dir }, "removing what an earlier sandbox of this id left behind");
-  await removeSandbox(dir, recoverDeps(log));
+  const failures = await removeSandbox(dir, recoverDeps(log));
+  if (fs.existsSync(dir)) {
+    const text = `an earlier sandbox of this id has not gone (\`shim gc\` removes it when it can): ${failures.join("; ")}`;
+    throw new SandboxError("ERR_ALREADY_EXISTS", text);
+  }
 }
 
 /** The native and network parts are loaded only when there is something to undo: a clean delete is then cheap. */

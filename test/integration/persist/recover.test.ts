@@ -152,6 +152,27 @@ test("removeSandbox() does what it can with a damaged journal and touches nothin
   assert.equal(fs.existsSync(dir), false);
 });
 
+test("removeSandbox() keeps the journal while a cgroup is in use, and ends its work the next time", async () => {
+  // By a child, as it is by a process that the kernel does not let end.
+  const hierarchy = fs.existsSync("/sys/fs/cgroup/cgroup.procs") ? "" : "pids";
+  const cgroup = path.join("/sys/fs/cgroup", hierarchy, `caisson-test-${process.pid}`);
+  const dir = sandbox("busy", [{ kind: "cgroup", path: cgroup }]);
+  fs.mkdirSync(path.join(cgroup, "child"), { recursive: true });
+  try {
+    const [failure = ""] = await removeSandbox(dir, deps);
+    assert.match(failure, /^cgroup: .*EBUSY/);
+    await assert.rejects(
+      removeLeftover(dir, silentLog),
+      /an earlier sandbox of this id has not gone .*EBUSY/,
+    );
+    assert.ok(fs.existsSync(sandboxPaths(dir).journal));
+  } finally {
+    fs.rmdirSync(path.join(cgroup, "child"));
+  }
+  assert.deepEqual(await removeSandbox(dir, deps), []);
+  assert.deepEqual([fs.existsSync(dir), fs.existsSync(cgroup)], [false, false]);
+});
+
 test("removeLeftover() makes room for a new sandbox of the id of a dead one, and leaves a living one", async () => {
   const dead = startSleep();
   const living = startSleep();
