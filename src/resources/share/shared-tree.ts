@@ -61,6 +61,8 @@ export interface SharedVolume {
 
 /** Directories of one file system: of sandboxPaths(). */
 export interface SharedTreePaths {
+  /** What both lie in, and nothing else that is mounted. */
+  readonly dir: string;
   readonly shared: string;
   readonly sharedView: string;
 }
@@ -75,6 +77,8 @@ export interface SharedRoot {
 
 interface Volume {
   readonly request: ShareRequest;
+  /** What `request.source` named when it was mounted: a mount stays with its file, and a path may get another one. */
+  readonly file: string;
   readonly name: string;
   readonly mounted: Promise<UndoStack>;
   readonly beforeUnmount: () => Promise<void>;
@@ -109,12 +113,16 @@ export class SharedTree {
   ): Promise<SharedTree> {
     await using undo = new UndoStack();
     const tree = undo.use("shared tree", new SharedTree(at, mounts, journal));
+    await tree.#mount(tree.#undo, at.dir, at.dir, "none", ["bind", "private"]);
     makeDir(at.shared, 0o755);
     makeDir(at.sharedView, 0o755);
     // Private first: a peer of what it lies in would have each of its mounts there once more.
     await tree.#mount(tree.#undo, at.shared, at.shared, "none", ["bind", "private"]);
     await mounts.mount("none", at.shared, "none", ["shared"]);
     await tree.#mount(tree.#undo, at.shared, at.sharedView, "none", ["bind", "slave", "ro"]);
+    // A volume of / or /run, with all below it, has no copy of this, and what is mounted here reaches no older one
+    // (sharedsubtree.rst). Last: of what is unbindable nothing can be bound.
+    await mounts.mount("none", at.dir, "none", ["unbindable"]);
     makeDir(path.join(at.shared, VOLUMES_NAME), 0o700);
     undo.move();
     return tree;
@@ -161,7 +169,7 @@ export class SharedTree {
   }
 
   /**
-   * Mounts a path of the host for the guest, or finds it mounted already. A reader gets the writers' mount where there
+   * Mounts a path of the host for the guest, or finds it mounted already, if it names the same file still. A reader gets the writers' mount where there
    * is one: its own read-only flag is set in the guest, which nothing here could enforce against a writer's container.
    * @param beforeUnmount called with the volume's name when its last holder has let go; must not throw.
    */
@@ -184,8 +192,9 @@ export class SharedTree {
   }
 
   #find({ source, recursive, readonly }: ShareRequest): Volume | undefined {
+    const now = fileAt(source);
     const same = [...this.#volumes].filter(
-      ({ request }) => request.source === source && request.recursive === recursive,
+      ({ request, file }) => request.source === source && file === now && request.recursive === recursive,
     );
     const writable = same.find(({ request }) => request.readonly === undefined);
     return writable ?? same.find(({ request }) => request.readonly === readonly);
@@ -195,6 +204,7 @@ export class SharedTree {
     const name = path.join(VOLUMES_NAME, String(this.#volumeCount++));
     const volume: Volume = {
       request,
+      file: fileAt(request.source),
       name,
       mounted: this.#mountVolume(request, name),
       beforeUnmount: () => beforeUnmount(name),
@@ -284,5 +294,15 @@ function make(file: string, run: () => void): void {
   } catch (error) {
     const code = errnoOf(error) === "ENOSPC" ? "ERR_EXHAUSTED" : "ERR_HOST";
     throw new SandboxError(code, `cannot create ${file}`, { cause: error });
+  }
+}
+
+/** Device and inode at `path`, as a text; empty where nothing can be seen there, which the mount will tell. */
+function fileAt(path: string): string {
+  try {
+    const { dev, ino } = fs.statSync(path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return "";
   }
 }

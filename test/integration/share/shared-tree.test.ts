@@ -26,7 +26,7 @@ after(async () => {
 
 async function makeTree(name: string) {
   const dir = path.join(scratch, name);
-  fs.mkdirSync(dir);
+  fs.mkdirSync(dir, { recursive: true });
   const paths = sandboxPaths(dir);
   const journal = Journal.create(paths.journal);
   return { journal, tree: await SharedTree.create(paths, createMounter({ beneath: dir }), journal) };
@@ -108,7 +108,7 @@ test("a mount is there once in each view also below a directory that is shared, 
     { type: "bind", source: root, options: ["rbind"] },
   ]);
   const rootfs = [tree.path, tree.guestPath].map((view) => path.join(view, "c/rootfs"));
-  assert.deepEqual(mountsBelow(host), [host, tree.path, tree.guestPath, ...rootfs]);
+  assert.deepEqual(mountsBelow(host), [host, path.dirname(tree.path), tree.path, tree.guestPath, ...rootfs]);
   await container.disposeAsync();
   await tree[Symbol.asyncDispose]();
   assert.deepEqual(mountsBelow(host), [host]);
@@ -145,6 +145,36 @@ test("a container has a place that no earlier one of its name had: the guest may
   }
   assert.equal(new Set(names).size, names.length, names.join(", "));
   await tree[Symbol.asyncDispose]();
+});
+
+test("a path that names another file now is mounted anew, for who comes now", async () => {
+  const { tree } = await makeTree("replaced");
+  const file = path.join(hostDir("replaced-host", "conf"), "conf");
+  const share = () => tree.share(request(file, "file"), async () => undefined);
+  const read = (name: string) => fs.readFileSync(path.join(tree.guestPath, name), "utf8");
+  const first = await share();
+  assert.equal((await share()).name, first.name);
+  fs.writeFileSync(`${file}.new`, "newer");
+  fs.renameSync(`${file}.new`, file);
+  const later = await share();
+  assert.deepEqual([read(first.name), read(later.name)], ["data", "newer"]);
+  await tree[Symbol.asyncDispose]();
+});
+
+test("a volume of what the sandboxes lie in has none of their mounts in it", async () => {
+  const { tree: other } = await makeTree("outer/other");
+  const { tree } = await makeTree("outer/own");
+  const whole = { ...request(path.join(scratch, "outer"), "dir"), recursive: true };
+  const mounts = () => mountsBelow(path.join(scratch, "outer")).length;
+  const before = mounts();
+  const { name } = await tree.share(whole, async () => undefined);
+  assert.equal(mounts(), before + 2, "the volume, in both views");
+  const root = hostDir("outer-root", "file");
+  await other.addContainer("c", [{ type: "bind", source: root, options: ["rbind"] }]);
+  assert.equal(mounts(), before + 4, "the container's, in both views");
+  assert.ok(fs.existsSync(path.join(tree.guestPath, name, "other")));
+  for (const one of [tree, other]) await one[Symbol.asyncDispose]();
+  assert.deepEqual(mountsBelow(path.join(scratch, "outer")), []);
 });
 
 test("nothing is mounted in a tree that is not shared any more", async () => {
