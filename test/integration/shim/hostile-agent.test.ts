@@ -162,6 +162,21 @@ test("an agent that tells the container's end before it answers its creation", a
   assert.deepEqual(trial.shim.topics(), ["/tasks/create", "/tasks/exit", "/tasks/delete"]);
 });
 
+test("an agent that never tells an exec's end: it has ended when its container is deleted", async () => {
+  await using trial = await trials.start({});
+  const created = trial.create();
+  await trial.greet();
+  await created;
+  const { id, task } = trial;
+  await task.start({ id });
+  await task.exec({ id, execId: "e", spec: processSpec(["true"]) });
+  await task.start({ id, execId: "e" });
+  const waiting = task.wait({ id, execId: "e" });
+  await trial.exited("", 0);
+  await task.delete({ id });
+  assert.equal((await waiting).exitStatus, 137);
+});
+
 describe("an agent that misbehaves later", () => {
   let trial: HostileTrial;
   let descriptors = 0;
