@@ -84,8 +84,8 @@ export class HostLink {
       } catch (error) {
         // Without a connection there is no host to tell; the owner of this link acts on `lost`.
         if (error instanceof SandboxError && error.code === "ERR_UNAVAILABLE") return;
-        if (error instanceof TtrpcError && batch.length > 1) this.#batch = Math.ceil(batch.length / 2);
-        else if (error instanceof TtrpcError && batch.every(isDroppable)) this.#drop(batch);
+        if (isRefused(error) && batch.length > 1) this.#batch = Math.ceil(batch.length / 2);
+        else if (isRefused(error) && batch.every(isDroppable)) this.#drop(batch);
         else await new Promise<void>((resolve) => setTimeout(resolve, RETRY_MS));
       }
     }
@@ -112,6 +112,10 @@ export class HostLink {
     this.#queue.push(create(EventSchema, { event: { case: "log", value: { level: "warn", message } } }));
   }
 }
+
+/** Whether the host would refuse the same events again: a message that is too large, or that it cannot read. */
+const isRefused = (error: unknown) =>
+  error instanceof TtrpcError && (error.code === "ERR_EXHAUSTED" || error.code === "ERR_INVALID_ARGUMENT");
 
 /** What the host can do without. */
 const isDroppable = ({ event }: Event) => event.case === "log" || event.case === "span";

@@ -34,6 +34,19 @@ const GROUPS =
   RouteGroup.Ipv6Route |
   RouteGroup.Ipv6Rule;
 
+/** An interface that could not be added is tried again so late, then after twice the time, up to a minute. */
+const RETRY_MS = 2_000;
+const MAX_RETRY_MS = 60_000;
+
+interface Refusal {
+  /** What the interface was like. */
+  readonly identity: string;
+  readonly waitMs: number;
+  /** As performance.now(). */
+  readonly until: number;
+  readonly timer: ReturnType<typeof setTimeout>;
+}
+
 /** Watches until close(). One at a time for a PodNetwork; close it before detach(). */
 export class PodNetworkWatch {
   readonly #network: PodNetwork;
@@ -46,10 +59,10 @@ export class PodNetworkWatch {
   #working: Promise<void> = Promise.resolve();
   #told: string;
   /**
-   * What interfaces were like that could not be added, by index. Each try makes and removes a tap, of which the kernel
-   * tells: without this it would be followed by the next one, for ever.
+   * Interfaces that could not be added, by index. Each try makes and removes a tap, of which the kernel tells: without this it
+   * would be followed by the next one, for ever.
    */
-  readonly #refused = new Map<number, string>();
+  readonly #refused = new Map<number, Refusal>();
 
   private constructor(network: PodNetwork, handlers: PodNetworkHandlers, log: Log) {
     this.#network = network;
@@ -82,6 +95,7 @@ export class PodNetworkWatch {
     this.#monitor?.close();
     clearTimeout(this.#timer);
     await this.#working;
+    for (const index of this.#refused.keys()) this.#forget(index);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -116,15 +130,17 @@ export class PodNetworkWatch {
     for (const nic of this.#network.orphans(state)) {
       await this.#handlers.nicRemoved(nic);
       await this.#network.detachInterface(nic);
-      this.#refused.clear(); // there is a place for another now
+      // There is a place for another now.
+      for (const index of this.#refused.keys()) this.#forget(index);
     }
     const links = podLinks(state);
     for (const index of this.#refused.keys()) {
-      if (!links.some((link) => link.index === index)) this.#refused.delete(index);
+      if (!links.some((link) => link.index === index)) this.#forget(index);
     }
     for (const link of links) {
-      if (this.#network.isWired(link.index) || this.#refused.get(link.index) === identity(link)) continue;
-      await this.#add(link);
+      const refusal = this.#refused.get(link.index);
+      const isRefused = refusal?.identity === identity(link) && performance.now() < refusal.until;
+      if (!isRefused && !this.#network.isWired(link.index)) await this.#add(link);
     }
     await this.#network.followMtu(state);
     const guest = this.#network.guestFor(state);
@@ -134,7 +150,7 @@ export class PodNetworkWatch {
     this.#told = text;
   }
 
-  /** Wires and plugs an interface. One that cannot be is told of, and left alone until it changes or a NIC goes. */
+  /** Wires and plugs an interface. One that cannot be is told of, and left alone until it changes, a NIC goes or time passes. */
   async #add(link: Link): Promise<void> {
     this.#abort.signal.throwIfAborted();
     try {
@@ -145,15 +161,35 @@ export class PodNetworkWatch {
         await this.#network.detachInterface(nic);
         throw error;
       }
-      this.#refused.delete(link.index);
+      this.#forget(link.index);
     } catch (error) {
       this.#abort.signal.throwIfAborted();
-      this.#refused.set(link.index, identity(link));
-      this.#log.error(
-        { err: error, interface: link.name },
-        `cannot add ${link.name}: ${describeError(error)}`,
-      );
+      const wait = this.#refuse(link);
+      const text = `cannot add ${link.name}, next try in ${wait / 1000} s: ${describeError(error)}`;
+      this.#log.error({ err: error, interface: link.name }, text);
     }
+  }
+
+  /** @returns milliseconds until the next try. */
+  #refuse(link: Link): number {
+    const before = this.#refused.get(link.index);
+    this.#forget(link.index);
+    const again = before?.identity === identity(link);
+    const waitMs = again ? Math.min(before.waitMs * 2, MAX_RETRY_MS) : RETRY_MS;
+    const timer = setTimeout(() => this.#schedule(), waitMs);
+    timer.unref();
+    this.#refused.set(link.index, {
+      identity: identity(link),
+      waitMs,
+      until: performance.now() + waitMs,
+      timer,
+    });
+    return waitMs;
+  }
+
+  #forget(index: number): void {
+    clearTimeout(this.#refused.get(index)?.timer);
+    this.#refused.delete(index);
   }
 
   async #read() {
